@@ -1,0 +1,51 @@
+# make book   sets up and builds the rendered book          make test   sets up and passes everything
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CODE    = $(shell find animatediff_ref data -type f -not -name '*.pyc' -not -path '*/recipes/*')
+PAGE   := _build/html/index.html
+export TQDM_DISABLE := 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: book test lint format notebooks bench clean
+
+book: notebooks _build/.code
+	$(BIN)/jupyter-book build . -W --keep-going --all
+	@echo "the book: $(CURDIR)/$(PAGE)"
+
+test: $(STAMP) $(PAGE) lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
+$(PAGE): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
+	$(BIN)/jupyter-book build . -W --keep-going --all
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: $(STAMP)
+	$(BIN)/python book/_ext/make_notebooks.py
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench_animate.py
+
+# The build's cache of executed pages looks at their cells alone, so a change of the code or data under them empties it.
+_build/.code: $(CODE)
+	rm -rf _build/.jupyter_cache
+	@mkdir -p _build && touch $@
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf _build

@@ -1,0 +1,31 @@
+"""AnimateDiff (arXiv 2307.04725), as a small reference: motion modules in, out, trained, saved, measured and shown.
+
+import animatediff_ref as ar
+
+pipe = ar.load_base("mini", style="blob")
+ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
+clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width, 3)
+"""
+
+from animatediff_ref.checkpoints import load_motion_module, save_motion_module
+from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
+from animatediff_ref.evaluate import motion_amount, object_mask
+from animatediff_ref.generate import animate, load_base
+from animatediff_ref.inflation import eject, inject, injected
+from animatediff_ref.lora import load_domain_adapter, save_domain_adapter, set_domain_adapter
+from animatediff_ref.mini import data_folder
+from animatediff_ref.motion_module import MotionConfig, MotionModule
+from animatediff_ref.objective import denoising_error, motion_scheduler
+from animatediff_ref.positions import sinusoidal_positions
+from animatediff_ref.runsize import run_size, sized
+from animatediff_ref.show import filmstrip, show, show_grid, xt_slice
+from animatediff_ref.training import StepRecord, TrainConfig, train_domain_adapter, train_motion_module
+
+__version__ = "0.1.0"
+__all__ = [
+    "Clip", "LatentClips", "MotionConfig", "MotionModule", "StepRecord", "TrainConfig", "animate", "data_folder", "denoising_error",
+    "eject", "encode_clips", "filmstrip", "inject", "injected", "list_clips", "load_base", "load_domain_adapter", "load_motion_module",
+    "motion_amount", "motion_scheduler", "object_mask", "read_clip", "run_size", "save_domain_adapter", "save_motion_module",
+    "set_domain_adapter", "show", "show_grid", "sinusoidal_positions", "sized", "train_domain_adapter", "train_motion_module",
+    "write_clip", "xt_slice",
+]  # fmt: skip

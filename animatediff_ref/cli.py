@@ -1,0 +1,113 @@
+"""The command line: a thin face over the package. Bad input ends with one line and exit code 2."""
+
+import importlib.metadata
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Animate personalised text-to-image models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "einops",
+    "av",
+    "numpy",
+    "pillow",
+)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def animate(
+    prompt: Annotated[str, typer.Option(help="what the clip shows")],
+    out: Annotated[Path, typer.Option(help="file to write: .mp4, .gif or .webp")],
+    base: Annotated[str, typer.Option(help="mini, a pipeline folder, a .safetensors file or a hub id")] = "mini",
+    style: Annotated[str | None, typer.Option(help="a personalised style of the mini world")] = None,
+    motion: Annotated[str, typer.Option(help="mini, or a motion module's file")] = "mini",
+    frames: Annotated[int, typer.Option(help="frames in the clip")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="denoising steps")] = 25,
+    guidance: Annotated[float, typer.Option(help="guidance scale")] = 7.5,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same clip")] = 0,
+    fps: Annotated[int, typer.Option(min=1, help="frames a second")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is")] = None,
+) -> None:
+    """Make a clip of a prompt."""
+    with _plain_errors():
+        from animatediff_ref import clips, generate
+        from animatediff_ref.checkpoints import load_motion_module
+        from animatediff_ref.inflation import inject
+
+        clips.check_suffix(out)
+        pipe = generate.load_base(base, style=style).to(device or best_device())
+        inject(pipe.unet, load_motion_module(motion), frames)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", generate.UnknownWords)
+            clip = generate.animate(pipe, prompt, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+        for warning in said:
+            typer.echo(f"warning: {warning.message}", err=True)
+        clips.write_clip(clip, out, fps)
+    size = f"{len(clip)} frames of {clip.shape[2]}x{clip.shape[1]}"
+    typer.echo(
+        f"{out}: {size} at {fps} fps | base {base}, style {style or 'none'}, motion {motion} | seed {seed}, {steps} steps, guidance {guidance:g}, {pipe.device}"
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, device, video codecs and the state of the mini world, and what to do about what is missing."""
+    import av
+    import torch
+
+    from animatediff_ref import __version__, mini
+
+    typer.echo(f"animatediff-ref {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    typer.echo("packages: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    typer.echo(f"device: {best_device()} ({name})")
+    codec = "yes" if "libx264" in av.codecs_available else "MISSING: pip install --upgrade av"
+    typer.echo(f"ffmpeg: {av.ffmpeg_version_info}, inside PyAV {av.__version__}; writes H.264: {codec}")
+    with _plain_errors():
+        folder = mini.data_folder()
+        wanted = [*mini.FILES, *(f"styles/{style}.safetensors" for style in mini.STYLES)]
+        absent = [name for name in wanted if not (folder / "models" / "mini" / name).exists()]
+        clips = len(list((folder / "clips").glob("*.mp4")))
+        typer.echo(
+            f"data: {folder}, {clips} clips, "
+            + (f"MISSING {', '.join(absent)}" if absent else f"all {len(wanted)} model files")
+        )
+        if absent or not clips:
+            raise ValueError(
+                "the mini world is incomplete: restore it with 'git checkout data', or rebuild it as data/README.md says"
+            )
+    typer.echo("all is well")
+
+
+def best_device() -> str:
+    """cuda, mps or cpu: the best there is."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

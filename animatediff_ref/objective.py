@@ -1,0 +1,37 @@
+"""Noise schedule and training objective (paper Eq. 2 for images, Eq. 6-7 for clips)."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from einops import rearrange, repeat
+from torch import nn
+
+
+def motion_scheduler() -> DDIMScheduler:
+    """The schedule AnimateDiff trains and samples with: linear betas from 0.00085 to 0.012, leading steps, offset 1.
+
+    Stable Diffusion 1.5 itself ships ``scaled_linear`` betas; the motion modules were trained with linear ones.
+    """
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, steps_offset=1)
+
+
+def denoising_error(
+    unet: nn.Module, scheduler: DDIMScheduler, latents: torch.Tensor, text: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Squared error of the predicted noise of each clip, :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
+
+    ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise is independent for every frame, the
+    timestep is one for the whole clip (Eq. 6), and all frames read the same text. Draws from ``generator``, on the CPU,
+    so a seed means the same on every device. Returns the error and the timestep of each clip, both of shape (b,).
+    """
+    clips, frames = latents.shape[:2]
+    t = torch.randint(scheduler.config.num_train_timesteps, (clips,), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, t.to(latents.device))
+    guess = unet(
+        rearrange(noisy, "b f c h w -> (b f) c h w"),
+        repeat(t.to(latents.device), "b -> (b f)", f=frames),
+        repeat(text, "b n d -> (b f) n d", f=frames),
+    ).sample.float()
+    error = F.mse_loss(guess, rearrange(noise, "b f c h w -> (b f) c h w"), reduction="none")
+    return error.mean((1, 2, 3)).unflatten(0, (clips, frames)).mean(1), t

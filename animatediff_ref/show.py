@@ -1,0 +1,79 @@
+"""Looking at clips: in a page, as a strip of frames, as a slice through time."""
+
+import base64
+import html
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from animatediff_ref.clips import check_clip, write_clip
+
+STYLE = "margin:0;max-width:100%;display:inline-block;vertical-align:top"
+
+
+def show(clip: np.ndarray, caption: str = "", *, alt: str = "", width: int = 256, fps: int = 8) -> None:
+    """Play a clip in a notebook or page: looping, muted, with controls, a caption, and a description for screen readers."""
+    _display(_figure(clip, caption, alt or caption, width, fps))
+
+
+def show_grid(
+    clips: Mapping[str, np.ndarray], *, columns: int = 4, width: int = 160, alt: str = "", fps: int = 8
+) -> None:
+    """Play several clips side by side, each under its name; they wrap on a narrow screen."""
+    cells = "".join(_figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
+    _display(
+        f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 12)}px">{cells}</div>'
+    )
+
+
+def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image:
+    """Evenly spaced frames of a clip side by side, as one picture."""
+    clip = check_clip(clip)
+    picked = clip[np.linspace(0, len(clip) - 1, min(frames, len(clip))).round().astype(int)]
+    height = round(width * clip.shape[1] / clip.shape[2])
+    strip = Image.new("RGB", (len(picked) * (width + 2) - 2, height), "white")
+    for i, frame in enumerate(picked):
+        strip.paste(
+            Image.fromarray(frame).resize(
+                (width, height), Image.NEAREST if width % clip.shape[2] == 0 else Image.LANCZOS
+            ),
+            (i * (width + 2), 0),
+        )
+    return strip
+
+
+def xt_slice(clip: np.ndarray, row: int | None = None, scale: int = 4) -> Image.Image:
+    """One row of pixels (the middle one) through time: across is x, down is time. A still thing draws straight vertical lines."""
+    clip = check_clip(clip)
+    row = clip.shape[1] // 2 if row is None else row
+    if not 0 <= row < clip.shape[1]:
+        raise ValueError(f"a slice needs a row from 0 to {clip.shape[1] - 1}, got {row}")
+    lines = Image.fromarray(np.ascontiguousarray(clip[:, row]))
+    return lines.resize((lines.width * scale, lines.height * scale), Image.NEAREST)
+
+
+def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> str:
+    clip = check_clip(clip)
+    enlarged = np.stack(
+        [np.asarray(Image.fromarray(f).resize((width, width * f.shape[0] // f.shape[1]), Image.LANCZOS)) for f in clip]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_clip(enlarged, path := Path(folder) / "clip.mp4", fps)
+        video = base64.b64encode(path.read_bytes()).decode()
+        Image.fromarray(enlarged[0]).save(path := Path(folder) / "poster.webp", quality=80)
+        still = base64.b64encode(path.read_bytes()).decode()
+    label = html.escape(alt or f"a clip of {len(clip)} frames", quote=True)
+    words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure class="clip" style="{STYLE}"><video playsinline controls loop muted autoplay width="{width}" style="max-width:100%;height:auto" '
+        f'aria-label="{label}" poster="data:image/webp;base64,{still}" src="data:video/mp4;base64,{video}"></video>{words}</figure>'
+    )
+
+
+def _display(markup: str) -> None:
+    from IPython.display import HTML, display
+
+    display(HTML(markup))

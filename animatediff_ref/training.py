@@ -1,0 +1,187 @@
+"""Training: one engine that yields a record a step, and the stages of the paper on top of it (section 4.4).
+
+The reader owns the loop: ``for record in train_motion_module(...)`` draws, logs and stops as it likes. The randomness of a
+step depends only on the seed and the step's number, so a run that was interrupted goes on with the same losses.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import nn
+
+from animatediff_ref.clips import LatentClips
+from animatediff_ref.inflation import inject
+from animatediff_ref.lora import add_domain_adapter
+from animatediff_ref.motion_module import MotionModule
+from animatediff_ref.objective import denoising_error, motion_scheduler
+from animatediff_ref.storage import written_aside
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a stage is trained. The defaults are those of the released motion training where it states one."""
+
+    steps: int = 1000
+    batch_size: int = 4  # clips; frames in stage 1
+    num_frames: int = 16
+    learning_rate: float = 1e-4
+    warmup: int = 0  # steps
+    anneal: bool = False  # cosine to zero after the warm-up
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0  # 0: no averaging; else the averaged weights are left in place at the end
+    caption_dropout: float = 0.1
+    autocast: bool = False  # bfloat16 forward
+    seed: int = 42
+    save_every: int = 200  # steps between checkpoints
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened in one training step."""
+
+    step: int  # counted from 1
+    loss: float
+    grad_norm: float  # before clipping
+    learning_rate: float
+    seconds: float  # since this run began, interruptions left out
+
+
+def optimise(
+    parameters: Iterable[nn.Parameter],
+    loss_of: Callable[[torch.Generator], torch.Tensor],
+    config: TrainConfig,
+    checkpoint: str | Path | None = None,
+) -> Iterator[StepRecord]:
+    """AdamW on ``loss_of(generator)``: the engine of every stage.
+
+    ``checkpoint`` names a file to go on from if it is there and to write every ``config.save_every`` steps; a
+    killed write leaves the old file. If the consumer stops early, training stops with it.
+    """
+    run = _Run(list(parameters), config)
+    if checkpoint and Path(checkpoint).exists():
+        run.load(checkpoint)
+    try:
+        while run.step < config.steps:
+            record = run.advance(loss_of)
+            if checkpoint and (run.step % config.save_every == 0 or run.step == config.steps):
+                run.save(checkpoint)
+            yield record
+    finally:
+        run.settle()
+
+
+class _Run:
+    """The state of a training run: live parameters, their average, optimizer and clock."""
+
+    def __init__(self, parameters: list[nn.Parameter], config: TrainConfig):
+        self.parameters, self.config = parameters, config
+        self.optimizer = torch.optim.AdamW(
+            parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay
+        )
+        self.average = [p.detach().clone() for p in parameters] if config.ema_decay else []
+        self.step, self.seconds = 0, 0.0
+
+    def advance(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> StepRecord:
+        clock = time.perf_counter()
+        rate = learning_rate(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of(torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        if self.average:
+            decay = min(self.config.ema_decay, self.step / (self.step + 9))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.seconds += time.perf_counter() - clock
+        return StepRecord(self.step, loss.item(), norm.item(), rate, self.seconds)
+
+    def settle(self) -> None:
+        """Leave the averaged weights in place, where there are any."""
+        for parameter, mean in zip(self.parameters, self.average):
+            parameter.data.copy_(mean)
+
+    def save(self, path: str | Path) -> None:
+        state = {
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with written_aside(path) as aside:
+            torch.save(state | {"step": self.step, "seconds": self.seconds}, aside)
+
+    def load(self, path: str | Path) -> None:
+        state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
+        shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{path} holds another training run: {len(shapes[0])} parameters, this one trains {len(shapes[1])} of other shapes"
+            )
+        for parameter, saved in zip(self.parameters, state["parameters"]):
+            parameter.data.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then constant, or a cosine to zero with ``config.anneal``."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if not config.anneal:
+        return config.learning_rate
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train_domain_adapter(
+    unet: UNet2DConditionModel, clips: LatentClips, config: TrainConfig = TrainConfig(), *, rank: int = 16,
+    scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+) -> Iterator[StepRecord]:  # fmt: skip
+    """Stage 1 (section 4.1): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
+
+    Leaves the adapter in ``unet`` at scale 1; ``set_domain_adapter(unet, 0.0)`` drops it, as at inference.
+    The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
+    """
+    unet.requires_grad_(False)
+    parameters = add_domain_adapter(unet, rank=rank)
+    loss_of = _objective(unet, clips, config, scheduler, frames=1)
+    yield from optimise(parameters, loss_of, config, checkpoint)
+
+
+def train_motion_module(
+    unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
+    scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+) -> Iterator[StepRecord]:  # fmt: skip
+    """Stage 2 (section 4.2, Eq. 6-7): only the motion module learns, on clips, inside the frozen UNet.
+
+    Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays frozen.
+    """
+    unet.requires_grad_(False)
+    motion.requires_grad_(True)
+    inject(unet, motion, config.num_frames)
+    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
+    yield from optimise(motion.parameters(), loss_of, config, checkpoint)
+
+
+def _objective(
+    unet: nn.Module, clips: LatentClips, config: TrainConfig, scheduler: DDIMScheduler | None, frames: int
+) -> Callable:
+    scheduler = scheduler or motion_scheduler()
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)
+        device = next(unet.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
+            error, _ = denoising_error(unet, scheduler, latents.to(device), text.to(device), generator)
+        return error.mean()
+
+    return loss_of

@@ -1,0 +1,73 @@
+"""The command line: what it makes, what it says, and one line for bad input."""
+
+import pytest
+from typer.testing import CliRunner
+
+import animatediff_ref as ar
+from animatediff_ref.cli import app
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+def test_animate_writes_a_clip_and_says_what_it_used(tmp_path, suffix):
+    out = tmp_path / f"penguin{suffix}"
+    done = invoke(
+        "animate",
+        "--style",
+        "blob",
+        "--prompt",
+        "a penguin, quux",
+        "--out",
+        out,
+        "--frames",
+        4,
+        "--steps",
+        2,
+        "--seed",
+        5,
+        "--device",
+        "cpu",
+    )
+    assert done.exit_code == 0, done.output
+    assert "4 frames of 64x64 at 8 fps" in done.output
+    assert "style blob" in done.output and "seed 5, 2 steps" in done.output
+    assert "never taught: quux" in done.output
+    if suffix == ".mp4":
+        assert ar.read_clip(out).shape == (4, 64, 64, 3)
+    else:
+        assert out.stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--frames", 40), "1 to 32 frames, got num_frames=40"),
+        (("--style", "oil"), "no mini style 'oil'; there are: blob"),
+        (("--motion", "absent.ckpt"), "no motion module at absent.ckpt"),
+        (("--base", "absent.safetensors"), "no base model at absent.safetensors"),
+        (("--out", "clip.avi"), "one of .mp4, .gif, .webp, got 'clip.avi'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, words, said):
+    done = invoke("animate", "--prompt", "a penguin", "--out", tmp_path / "a.mp4", *words)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path))
+    done = invoke("animate", "--prompt", "a penguin", "--out", tmp_path / "a.mp4")
+    assert (done.exit_code, "the mini world is not at" in done.output) == (2, True)
+    assert invoke("doctor").exit_code == 2
+
+
+def test_doctor():
+    done = invoke("doctor")
+    assert done.exit_code == 0, done.output
+    for word in ("torch", "diffusers", "device:", "ffmpeg:", "writes H.264: yes", "523 clips", "all is well"):
+        assert word in done.output

@@ -1,0 +1,95 @@
+"""Done when 4: what learns, that it learns, and that an interruption changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import motion_for, run, tiny_unet
+
+import animatediff_ref as ar
+
+CONFIG = ar.TrainConfig(steps=6, batch_size=2, num_frames=4, learning_rate=1e-2, seed=1)
+
+
+@pytest.fixture
+def clips() -> ar.LatentClips:
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(1, 4, 8, 8, generator=generator).expand(6, -1, -1, -1).clone() for _ in range(5)]
+    return ar.LatentClips(latents, torch.randn(5, 5, 24, generator=generator), torch.zeros(5, 24))
+
+
+def test_only_motion_parameters_learn_in_stage_2(unet, clips):
+    ar.lora.add_domain_adapter(unet, rank=2)
+    motion = motion_for(unet, trained=False)
+    before = {k: v.clone() for k, v in unet.state_dict().items()}
+    list(ar.train_motion_module(unet, motion, clips, CONFIG))
+    assert all(p.grad is None and not p.requires_grad for p in unet.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
+    assert all(p.grad is not None for p in motion.parameters())
+    assert motion.at("up_blocks.0.motion_modules.0").proj_out.weight.abs().max() > 0
+
+
+def test_only_the_adapter_learns_in_stage_1(unet, clips):
+    before = run(unet)
+    list(ar.train_domain_adapter(unet, clips, CONFIG, rank=2))
+    learned = [name for name, p in unet.named_parameters() if p.grad is not None]
+    assert learned and all("lora_" in name for name in learned)
+    assert not torch.allclose(run(unet), before, atol=1e-4)
+    ar.set_domain_adapter(unet, 0.0)
+    assert torch.allclose(run(unet), before, atol=1e-6)
+
+
+def test_gradients_reach_every_motion_parameter_once_the_output_is_not_zero(unet, clips):
+    motion = motion_for(unet)
+    next(iter(ar.train_motion_module(unet, motion, clips, CONFIG)))
+    assert all(p.grad.abs().max() > 0 for p in motion.parameters())
+
+
+def held_out(unet, clips) -> float:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        errors = [
+            ar.denoising_error(unet, ar.motion_scheduler(), *clips.sample(2, 4, generator), generator)[0]
+            for _ in range(12)
+        ]
+    return torch.cat(errors).mean().item()
+
+
+def test_learning_rate_schedule():
+    plan = replace(CONFIG, steps=20, warmup=4, anneal=True)
+    rates = [ar.training.learning_rate(step, plan) for step in range(20)]
+    assert rates[0] == pytest.approx(plan.learning_rate / 4)
+    assert max(rates) == pytest.approx(plan.learning_rate)
+    assert rates[-1] < 0.02 * plan.learning_rate
+
+
+def test_interrupted_training_goes_on_with_the_same_losses(clips, tmp_path):
+    plan = replace(CONFIG, save_every=2, ema_decay=0.9)
+
+    def train(stop=None, checkpoint=None):
+        unet = tiny_unet()
+        motion = motion_for(unet, trained=False)
+        records = []
+        for record in ar.train_motion_module(unet, motion, clips, plan, checkpoint=checkpoint):
+            records.append(record)
+            if record.step == stop:
+                break
+        return [r.loss for r in records], motion
+
+    whole, motion = train()
+    begun, _ = train(stop=4, checkpoint=tmp_path / "state.pt")
+    ended, resumed = train(checkpoint=tmp_path / "state.pt")
+    assert begun + ended == whole
+    assert all(torch.equal(a, b) for a, b in zip(motion.parameters(), resumed.parameters()))
+
+
+def test_a_checkpoint_of_another_run(unet, clips, tmp_path):
+    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=tmp_path / "state.pt"))
+    other = tiny_unet("mini")
+    with pytest.raises(ValueError, match="holds another training run"):
+        next(ar.train_motion_module(other, motion_for(other), clips, CONFIG, checkpoint=tmp_path / "state.pt"))
+
+
+def test_clips_that_are_too_short(unet, clips):
+    with pytest.raises(ValueError, match="6 frames, needed are num_frames=8"):
+        next(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, num_frames=8)))
