@@ -1,0 +1,101 @@
+"""What holds of the repository as a whole: notebooks in step with their sources, cards for weights, imports that run one way."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import animatediff_ref as ar
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+# Lower layers first: a module may import from those before it.
+LAYERS = [
+    "positions",
+    "runsize",
+    "storage",
+    "mini",
+    "motion_module",
+    "inflation",
+    "objective",
+    "clips",
+    "lora",
+    "checkpoints",
+    "training",
+    "generate",
+    "evaluate",
+    "show",
+    "cli",
+]
+
+
+def test_notebooks_are_in_step_with_their_sources():
+    done = subprocess.run(
+        [sys.executable, ROOT / "book/_ext/make_notebooks.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_outputs_and_cells_are_small(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    lengths = sorted(len(cell.source.splitlines()) for cell in cells)
+    assert lengths[len(lengths) // 2] <= 8 or len(cells) < 5
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "animatediff_ref").glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_one_way_and_public_names_have_docstrings(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("animatediff_ref.")
+            and path.stem != "__init__"
+        ):
+            assert LAYERS.index(node.module.split(".")[1]) < LAYERS.index(path.stem), (
+                f"{path.name} imports {node.module}"
+            )
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            assert not any(name.name.split(".")[0] in ("book", "tests", "recipes") for name in node.names)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_every_weight_file_has_a_card():
+    for weights in (ROOT / "data/models").rglob("*.safetensors"):
+        cards = (weights.with_suffix(".json"), weights.parent / "card.json", weights.parents[1] / "card.json")
+        card = next((json.loads(path.read_text()) for path in cards if path.exists()), None)
+        assert card, f"{weights} has no card"
+        for key in ("recipe", "commit", "config", "minutes", "device", "torch", "data_sha256"):
+            assert key in card, f"the card of {weights.name} lacks {key}"
+        assert (ROOT / card["recipe"]).exists()
+
+
+def test_size_of_the_data():
+    sizes = {path: path.stat().st_size / 2**20 for path in (ROOT / "data").rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 60
+    assert max(sizes.values()) < 25
+
+
+def test_measured_quality():
+    """The bars that the first world is held to; the page shows the figures."""
+    measured = json.loads((ROOT / "data/measured.json").read_text())
+    assert measured["autoencoder"]["psnr_db"] >= 28
+    assert min(measured["recognition"]["real_stills_percent"].values()) >= 90
+    motion = measured["motion"]["mean"]
+    assert motion["frozen"]["mean"] == 0 < motion["generated"]["mean"] < motion["per-frame images"]["mean"]
+
+
+def test_run_sizes(monkeypatch):
+    monkeypatch.setenv("ANIMATEDIFF_REF_RUN", "smoke")
+    assert ar.sized(1, 2, 3) == 1
+    monkeypatch.setenv("ANIMATEDIFF_REF_RUN", "huge")
+    with pytest.raises(ValueError, match="smoke, normal, full, got 'huge'"):
+        ar.run_size()
