@@ -45,6 +45,7 @@ _build/.code: $(CODE)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -c "import matplotlib.font_manager"
 	@touch $@
 
 clean:

@@ -10,7 +10,7 @@ clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width
 from animatediff_ref.checkpoints import load_motion_module, save_motion_module
 from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
 from animatediff_ref.evaluate import motion_amount, object_mask
-from animatediff_ref.generate import animate, load_base
+from animatediff_ref.generate import animate, best_device, load_base
 from animatediff_ref.inflation import eject, inject, injected
 from animatediff_ref.lora import load_domain_adapter, save_domain_adapter, set_domain_adapter
 from animatediff_ref.mini import data_folder
@@ -23,7 +23,7 @@ from animatediff_ref.training import StepRecord, TrainConfig, train_domain_adapt
 
 __version__ = "0.1.0"
 __all__ = [
-    "Clip", "LatentClips", "MotionConfig", "MotionModule", "StepRecord", "TrainConfig", "animate", "data_folder", "denoising_error",
+    "Clip", "LatentClips", "MotionConfig", "MotionModule", "StepRecord", "TrainConfig", "animate", "best_device", "data_folder", "denoising_error",
     "eject", "encode_clips", "filmstrip", "inject", "injected", "list_clips", "load_base", "load_domain_adapter", "load_motion_module",
     "motion_amount", "motion_scheduler", "object_mask", "read_clip", "run_size", "save_domain_adapter", "save_motion_module",
     "set_domain_adapter", "show", "show_grid", "sinusoidal_positions", "sized", "train_domain_adapter", "train_motion_module",

@@ -14,7 +14,7 @@ from torch import nn
 
 from animatediff_ref.mini import mini_file
 from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.storage import save_tensors
+from animatediff_ref.storage import read_tensors, save_tensors
 
 PLACE = re.compile(
     r"(?:module\.)?((?:(?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+)\.temporal_transformer\.(.+)"
@@ -40,7 +40,7 @@ def load_motion_module(path: str | Path, config: MotionConfig | None = None) -> 
     path = mini_file("motion_module.safetensors") if path == "mini" else Path(path)
     if not path.is_file():
         raise ValueError(f"no motion module at {path}: needed is a .safetensors or .ckpt file, or the name 'mini'")
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path), _metadata(path)
     tensors = {
         f"{found[1]}.temporal_transformer.{found[2]}": value
         for key, value in tensors.items()
@@ -62,13 +62,11 @@ def load_motion_module(path: str | Path, config: MotionConfig | None = None) -> 
     return motion
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state = state.get("state_dict", state)
-    return {key: value for key, value in state.items() if torch.is_tensor(value)}, {}
+def _metadata(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def _published_config(tensors: dict[str, torch.Tensor]) -> MotionConfig:

@@ -34,9 +34,18 @@ PACKAGES = (
 def _plain_errors() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _device(name: str):
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
 
 
 @app.command()
@@ -59,8 +68,9 @@ def animate(
         from animatediff_ref.checkpoints import load_motion_module
         from animatediff_ref.inflation import inject
 
-        clips.check_suffix(out)
-        pipe = generate.load_base(base, style=style).to(device or best_device())
+        clips.check_suffix(out).parent.mkdir(parents=True, exist_ok=True)
+        chosen = _device(device or generate.best_device())
+        pipe = generate.load_base(base, style=style).to(chosen)
         inject(pipe.unet, load_motion_module(motion), frames)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", generate.UnknownWords)
@@ -80,7 +90,7 @@ def doctor() -> None:
     import av
     import torch
 
-    from animatediff_ref import __version__, mini
+    from animatediff_ref import __version__, best_device, mini
 
     typer.echo(f"animatediff-ref {__version__}, Python {platform.python_version()}, {platform.platform()}")
     typer.echo("packages: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
@@ -102,12 +112,3 @@ def doctor() -> None:
                 "the mini world is incomplete: restore it with 'git checkout data', or rebuild it as data/README.md says"
             )
     typer.echo("all is well")
-
-
-def best_device() -> str:
-    """cuda, mps or cpu: the best there is."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -6,6 +6,7 @@ A clip is uint8 ``(f, h, w, 3)``, RGB. PyAV reads and writes video, so no separa
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -27,16 +28,18 @@ def read_clip(path: str | Path, num_frames: int | None = None, stride: int = 1, 
     ``size`` resizes the shorter side to it and crops the centre square. ``ValueError`` if the file cannot be read as
     video, holds no frame, or too few.
     """
+    if stride < 1 or (num_frames is not None and num_frames < 1):
+        raise ValueError(
+            f"a clip needs stride and num_frames of at least 1, got stride={stride}, num_frames={num_frames}"
+        )
     try:
         with av.open(str(path)) as video:
-            frames = [
-                frame.to_ndarray(format="rgb24") for i, frame in enumerate(video.decode(video=0)) if i % stride == 0
-            ]
+            picked = islice(video.decode(video=0), 0, stride * num_frames if num_frames else None, stride)
+            frames = [frame.to_ndarray(format="rgb24") for frame in picked]
     except (av.FFmpegError, IndexError, OSError) as error:
         raise ValueError(f"{path} cannot be read as video: {error}") from error
     if len(frames) < (num_frames or 1):
         raise ValueError(f"{path} has {len(frames)} frames at stride {stride}, needed are {num_frames or 1}")
-    frames = frames[:num_frames]
     return np.stack([_square(frame, size) for frame in frames] if size else frames)
 
 
@@ -111,15 +114,18 @@ def list_clips(source: str | Path, folder: str | Path | None = None) -> list[Cli
                 f"no .mp4 in {source}: needed is a folder of clips, or a CSV with the columns {', '.join(COLUMNS)}"
             )
         return found
-    if not source.is_file():
+    if not source.is_file() or source.suffix != ".csv":
         raise ValueError(f"no folder or CSV of clips at {source}")
-    with open(source, newline="", encoding="utf-8") as file:
+    with open(source, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
             came = ", ".join(reader.fieldnames or []) or "none"
             raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {came}")
-        root = Path(folder or source.parent)
-        return [Clip(root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"]) for row in reader]
+        rows = list(reader)
+    if not rows:
+        raise ValueError(f"{source} names no clips: it has its columns, and no rows below them")
+    root = Path(folder or source.parent)
+    return [Clip(root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows]
 
 
 def _caption(path: Path) -> str:
@@ -165,7 +171,8 @@ def encode_clips(pipe, clips: Sequence[Clip], *, stride: int = 1, num_frames: in
     for clip in tqdm(clips, desc="encode", unit="clip"):
         frames = torch.from_numpy(read_clip(clip.path, num_frames, stride, size))
         pixels = rearrange(frames, "f h w c -> f c h w").to(device, pipe.vae.dtype) / 127.5 - 1
-        latents.append((pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor).float().cpu())
+        parts = [pipe.vae.encode(part).latent_dist.mode().float().cpu() for part in pixels.split(16)]
+        latents.append(torch.cat(parts) * pipe.vae.config.scaling_factor)
     text = torch.cat([encode_text(pipe, clip.caption) for clip in clips])
     return LatentClips(latents, text, encode_text(pipe, "")[0])
 

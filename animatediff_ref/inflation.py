@@ -21,8 +21,8 @@ _injected: WeakKeyDictionary = WeakKeyDictionary()  # UNet -> (motion module, ho
 def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | None = None) -> None:
     """Make ``unet`` treat each run of ``num_frames`` consecutive rows of its batch as one clip.
 
-    ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's device and dtype, now
-    and at every forward. A motion module already in ``unet`` is taken out first. ``num_frames=None`` keeps ``motion.num_frames``.
+    ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's dtype and
+    the device of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is taken out first. ``num_frames=None`` keeps ``motion.num_frames``.
 
     Raises ``ValueError`` if the UNet has no such places or other widths, or if there are more frames than positions.
     """
@@ -43,7 +43,9 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     if motion.config.resnet_norm_over_frames:
         handles += [handle for norm in _resnet_norms(unet) for handle in _pooled(motion, norm)]
     _injected[unet] = (motion, handles)
-    _follow(motion, unet)
+    motion.to(unet.dtype)
+    if unet.device.type != "meta":
+        motion.to(unet.device)
 
 
 def eject(unet: UNet2DConditionModel) -> MotionModule | None:
@@ -70,12 +72,17 @@ def _host(unet: nn.Module, place: str) -> nn.Module:
 def _run(motion: MotionModule, place: str) -> Callable:
     transformer = motion.at(place)
 
+    def through(x: torch.Tensor) -> torch.Tensor:
+        if next(transformer.parameters()).device != x.device:
+            motion.to(x.device)
+        return transformer(x, motion.num_frames)
+
     def hook(module: nn.Module, args: tuple, output):
         if torch.is_tensor(output):
-            return transformer(output, motion.num_frames)
+            return through(output)
         if isinstance(output, tuple):
-            return (transformer(output[0], motion.num_frames), *output[1:])
-        output.sample = transformer(output.sample, motion.num_frames)
+            return (through(output[0]), *output[1:])
+        output.sample = through(output.sample)
         return output
 
     return hook
@@ -102,12 +109,8 @@ def _check_batch(motion: MotionModule) -> Callable:
                 f"a batch of {rows} rows does not divide into clips of {motion.num_frames} frames: "
                 f"pass clips of {motion.num_frames} frames, or set motion.num_frames"
             )
-        _follow(motion, unet)
+        dtype = next(unet.parameters()).dtype
+        if next(motion.parameters()).dtype != dtype:
+            motion.to(dtype)
 
     return hook
-
-
-def _follow(motion: MotionModule, unet: nn.Module) -> None:
-    own, lead = next(motion.parameters()), next(unet.parameters())
-    if (own.device, own.dtype) != (lead.device, lead.dtype):
-        motion.to(lead.device, lead.dtype)

@@ -4,16 +4,16 @@
 """
 
 import re
+import warnings
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 from torch import nn
 
 from animatediff_ref.mini import mini_file
-from animatediff_ref.storage import save_tensors
+from animatediff_ref.storage import read_tensors, save_tensors
 
 NAME = "domain_adapter"
 TARGETS = r".*\.attn[12]\.to_(q|k|v|out\.0)"
@@ -22,12 +22,19 @@ TARGETS = r".*\.attn[12]\.to_(q|k|v|out\.0)"
 def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Parameter]:
     """Put a fresh domain adapter on every self- and cross-attention of ``unet`` and return its parameters, to be trained.
 
-    Fresh, it changes nothing: one of its two factors is zero. It replaces a domain adapter already there.
+    Fresh, it changes nothing: one of its two factors is zero. It replaces a domain adapter already there; other adapters,
+    such as a style, stay as active as they were.
     """
+    others = [name for name in getattr(unet, "peft_config", {}) if name != NAME]
+    active = [name for name in (unet.active_adapters() if others else []) if name != NAME]
     if NAME in getattr(unet, "peft_config", {}):
         unet.delete_adapters(NAME)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
-    parameters = [p for name, p in unet.named_parameters() if f".{NAME}." in name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a style beside it is what we want
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
+    unet.set_adapter([*active, NAME])
+    unet.requires_grad_(False)
+    parameters = list(published_names(unet).values())
     for parameter in parameters:
         parameter.requires_grad_(True)
     return parameters
@@ -54,6 +61,18 @@ def published_names(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
     return names
 
 
+def published_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, tuple[int, int]]:
+    """Names and shapes of a domain adapter of a rank for ``unet``, which is not touched."""
+    shapes = {}
+    for name, layer in unet.named_modules():
+        if re.fullmatch(TARGETS, name):
+            stem, projection = re.fullmatch(r"(.*)\.to_(q|k|v|out)(?:\.0)?", name).groups()
+            outward, inward = layer.weight.shape
+            shapes[f"{stem}.processor.to_{projection}_lora.down.weight"] = (rank, inward)
+            shapes[f"{stem}.processor.to_{projection}_lora.up.weight"] = (outward, rank)
+    return shapes
+
+
 def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path) -> None:
     """Write the domain adapter of ``unet`` with the published key names."""
     if not (tensors := published_names(unet)):
@@ -69,21 +88,21 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
     path = mini_file("domain_adapter.safetensors") if path == "mini" else Path(path)
     if not path.is_file():
         raise ValueError(f"no domain adapter at {path}: needed is a .safetensors file, or the name 'mini'")
-    saved = load_file(path)
+    saved = read_tensors(path)
     ranks = {tensor.shape[0] for key, tensor in saved.items() if key.endswith("_lora.down.weight")}
     if len(ranks) != 1 or any(".attn" not in key for key in saved):
         raise ValueError(
             f"{path} is not a domain adapter: needed are LoRA factors of spatial attentions of one rank, got {len(saved)} tensors"
         )
-    add_domain_adapter(unet, ranks.pop())
-    fresh = {name: parameter.data for name, parameter in published_names(unet).items()}
-    for name in fresh.keys() | saved.keys():
-        needed, came = (tuple(side[name].shape) if name in side else None for side in (fresh, saved))
-        if needed != came:
-            unet.delete_adapters(NAME)
+    needed = published_shapes(unet, rank := ranks.pop())
+    for name in sorted(needed.keys() | saved.keys()):
+        came = tuple(saved[name].shape) if name in saved else None
+        if needed.get(name) != came:
             raise ValueError(
-                f"the adapter in {path} does not fit this UNet: {name} needs shape {needed}, the file has {came}"
+                f"the adapter in {path} does not fit this UNet: {name} needs shape {needed.get(name)}, the file has {came}"
             )
-    for name, data in fresh.items():
-        data.copy_(saved[name])
+    add_domain_adapter(unet, rank)
+    for name, parameter in published_names(unet).items():
+        parameter.data.copy_(saved[name])
+        parameter.requires_grad_(False)
     set_domain_adapter(unet, scale)

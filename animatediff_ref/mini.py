@@ -4,15 +4,14 @@ import os
 from pathlib import Path
 
 STYLES = ("blob",)  # personalised models that ship with the mini world
-FILES = (  # of data/models/mini
+BASE_FILES = (  # of data/models/mini
     "model_index.json",
     "vae/diffusion_pytorch_model.safetensors",
     "unet/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
     "tokenizer/tokenizer.json",
-    "domain_adapter.safetensors",
-    "motion_module.safetensors",
 )
+FILES = (*BASE_FILES, "domain_adapter.safetensors", "motion_module.safetensors")
 
 
 def data_folder() -> Path:

@@ -203,21 +203,31 @@ def motion_places(unet: nn.Module, mid_block: bool) -> dict[str, int]:
 
     One for each ResNet of each down and up block, and one in the middle on request (v2), in the published order.
     """
-    parts = [getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks")]
-    levels = [*(parts[0] or ()), parts[1], *(parts[2] or ())]
-    shaped = all(hasattr(level, "resnets") for level in levels) and hasattr(parts[1], "attentions")
-    if not shaped or getattr(unet.config, "cross_attention_dim", None) is None:
+    down, mid, up = (getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks"))
+    shaped = (
+        down
+        and mid
+        and up
+        and all(hasattr(level, "resnets") for level in (*down, mid, *up))
+        and hasattr(mid, "attentions")
+    )
+    config = getattr(unet, "config", None)
+    if (
+        not shaped
+        or getattr(config, "cross_attention_dim", None) is None
+        or getattr(config, "addition_embed_type", None)
+    ):
         raise ValueError(
             "motion modules need a Stable-Diffusion-1.x-shaped UNet (UNet2DConditionModel with ResNet blocks and text "
             f"cross-attention), got {type(unet).__name__}"
         )
     places = {}
-    for name in ("down_blocks", "up_blocks"):
-        for i, level in enumerate(getattr(unet, name)):
+    for name, levels in (("down_blocks", down), ("up_blocks", up)):
+        for i, level in enumerate(levels):
             for j, resnet in enumerate(level.resnets):
                 places[f"{name}.{i}.motion_modules.{j}"] = resnet.out_channels
     if mid_block:
-        places["mid_block.motion_modules.0"] = unet.mid_block.resnets[0].out_channels
+        places["mid_block.motion_modules.0"] = mid.resnets[0].out_channels
     return places
 
 

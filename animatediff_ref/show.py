@@ -57,9 +57,8 @@ def xt_slice(clip: np.ndarray, row: int | None = None, scale: int = 4) -> Image.
 
 def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> str:
     clip = check_clip(clip)
-    enlarged = np.stack(
-        [np.asarray(Image.fromarray(f).resize((width, width * f.shape[0] // f.shape[1]), Image.LANCZOS)) for f in clip]
-    )
+    size = (width, width * clip.shape[1] // clip.shape[2])
+    enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.LANCZOS)) for frame in clip])
     with tempfile.TemporaryDirectory() as folder:
         write_clip(enlarged, path := Path(folder) / "clip.mp4", fps)
         video = base64.b64encode(path.read_bytes()).decode()

@@ -7,15 +7,16 @@ step depends only on the seed and the step's number, so a run that was interrupt
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
 from animatediff_ref.clips import LatentClips
-from animatediff_ref.inflation import inject
+from animatediff_ref.inflation import inject, injected
 from animatediff_ref.lora import add_domain_adapter
 from animatediff_ref.motion_module import MotionModule
 from animatediff_ref.objective import denoising_error, motion_scheduler
@@ -40,6 +41,11 @@ class TrainConfig:
     autocast: bool = False  # bfloat16 forward
     seed: int = 42
     save_every: int = 200  # steps between checkpoints
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "num_frames", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,19 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
         with written_aside(path) as aside:
-            torch.save(state | {"step": self.step, "seconds": self.seconds}, aside)
+            torch.save(state | {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}, aside)
 
     def load(self, path: str | Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
+            saved = replace(self.config, **state["config"])
+        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a checkpoint of a training: {str(error).splitlines()[0]}") from error
+        for name in ("batch_size", "num_frames", "ema_decay", "seed"):
+            if getattr(saved, name) != getattr(self.config, name):
+                raise ValueError(
+                    f"{path} was trained with {name}={getattr(saved, name)}, now asked is {getattr(self.config, name)}"
+                )
         shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -151,10 +166,10 @@ def train_domain_adapter(
     Leaves the adapter in ``unet`` at scale 1; ``set_domain_adapter(unet, 0.0)`` drops it, as at inference.
     The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
     """
-    unet.requires_grad_(False)
-    parameters = add_domain_adapter(unet, rank=rank)
+    if injected(unet):
+        raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
     loss_of = _objective(unet, clips, config, scheduler, frames=1)
-    yield from optimise(parameters, loss_of, config, checkpoint)
+    return optimise(add_domain_adapter(unet, rank=rank), loss_of, config, checkpoint)
 
 
 def train_motion_module(
@@ -165,17 +180,24 @@ def train_motion_module(
 
     Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays frozen.
     """
+    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
     unet.requires_grad_(False)
     motion.requires_grad_(True)
     inject(unet, motion, config.num_frames)
-    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
-    yield from optimise(motion.parameters(), loss_of, config, checkpoint)
+    return optimise(motion.parameters(), loss_of, config, checkpoint)
 
 
 def _objective(
     unet: nn.Module, clips: LatentClips, config: TrainConfig, scheduler: DDIMScheduler | None, frames: int
 ) -> Callable:
     scheduler = scheduler or motion_scheduler()
+    shortest = min(map(len, clips.latents), default=0)
+    if shortest < frames:
+        raise ValueError(
+            f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of {shortest}"
+        )
+    if next(unet.parameters()).dtype == torch.float16:
+        raise ValueError("training needs a UNet in float32 (with autocast=True for speed), got float16")
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)

@@ -48,6 +48,7 @@ def test_animate_writes_a_clip_and_says_what_it_used(tmp_path, suffix):
         (("--style", "oil"), "no mini style 'oil'; there are: blob"),
         (("--motion", "absent.ckpt"), "no motion module at absent.ckpt"),
         (("--base", "absent.safetensors"), "no base model at absent.safetensors"),
+        (("--device", "abacus"), "no device 'abacus' here"),
         (("--out", "clip.avi"), "one of .mp4, .gif, .webp, got 'clip.avi'"),
     ],
 )

@@ -85,3 +85,13 @@ def test_motion_amount(clip):
     # ten columns by two pixels change at each side of the square, out of 120 pixels that it covers before or after
     assert ar.motion_amount(clip, mask) == pytest.approx(40 / 120)
     assert ar.motion_amount(clip, np.zeros_like(mask)) == 0
+
+
+def test_tables_from_spreadsheets_and_empty_ones(tmp_path):
+    (tmp_path / "set.csv").write_text("videoid,name\none,a bird\n", encoding="utf-8-sig")
+    assert ar.list_clips(tmp_path / "set.csv")[0].caption == "a bird"
+    (tmp_path / "set.csv").write_text("videoid,name\n")
+    with pytest.raises(ValueError, match="names no clips"):
+        ar.list_clips(tmp_path / "set.csv")
+    with pytest.raises(ValueError, match="stride=0"):
+        ar.read_clip(tmp_path / "any.mp4", stride=0)

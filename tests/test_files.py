@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import motion_for, run, tiny_unet
+from peft import LoraConfig
 from safetensors.torch import save_file
 
 import animatediff_ref as ar
@@ -103,3 +104,31 @@ def test_a_domain_adapter_of_other_widths(tmp_path):
     with pytest.raises(ValueError, match="no domain adapter"):
         ar.set_domain_adapter(other, 1.0)
     assert {key.replace(".base_layer", "") for key in other.state_dict()} == set(before)
+
+
+def test_a_domain_adapter_leaves_a_style_as_it_is(tmp_path):
+    unet = tiny_unet()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), adapter_name="style")
+    styled = run(unet)
+    for parameter in ar.lora.add_domain_adapter(unet, rank=2):
+        torch.nn.init.normal_(parameter, std=0.3)
+    both = run(unet)
+    ar.save_domain_adapter(unet, tmp_path / "a.safetensors")
+    ar.set_domain_adapter(unet, 0.0)
+    assert torch.allclose(run(unet), styled, atol=1e-6)
+    assert not torch.allclose(both, styled, atol=1e-4)
+    ar.load_domain_adapter(unet, tmp_path / "a.safetensors")
+    assert torch.allclose(run(unet), both, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
+def test_broken_files(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
+        ar.load_motion_module(tmp_path / name)
+
+
+def test_weights_are_written_as_safetensors(unet, tmp_path):
+    with pytest.raises(ValueError, match=r"written as \.safetensors, got 'm\.ckpt'"):
+        ar.save_motion_module(motion_for(unet), tmp_path / "m.ckpt")

@@ -20,7 +20,7 @@ def motion():
 
 
 def quick(pipe, **options) -> np.ndarray:
-    return ar.animate(pipe, "a penguin, snow", num_inference_steps=4, **options)
+    return ar.animate(pipe, "a penguin, snow", **{"num_inference_steps": 4, **options})
 
 
 def test_readme_lines(pipe, motion):
@@ -81,6 +81,8 @@ def test_what_animate_refuses(pipe, motion):
         quick(pipe, num_frames=40)
     with pytest.raises(ValueError, match="a string; got list"):
         ar.animate(pipe, ["a cat", "a dog"])
+    with pytest.raises(ValueError, match="animate sets generator itself: use seed"):
+        quick(pipe, generator=torch.Generator())
     assert motion.num_frames == 16
 
 

@@ -91,5 +91,19 @@ def test_a_checkpoint_of_another_run(unet, clips, tmp_path):
 
 
 def test_clips_that_are_too_short(unet, clips):
-    with pytest.raises(ValueError, match="6 frames, needed are num_frames=8"):
-        next(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, num_frames=8)))
+    with pytest.raises(ValueError, match="at least 8 frames, got 5 clips, the shortest of 6"):
+        ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, num_frames=8))
+
+
+def test_what_training_refuses(unet, clips, tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        replace(CONFIG, batch_size=0)
+    state = tmp_path / "state.pt"
+    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=state))
+    with pytest.raises(ValueError, match=r"call eject\(unet\) first"):
+        ar.train_domain_adapter(unet, clips, CONFIG)
+    with pytest.raises(ValueError, match="was trained with seed=1, now asked is 2"):
+        next(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, seed=2), checkpoint=state))
+    state.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        next(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=state))

@@ -35,7 +35,7 @@ def base_rows() -> list[dict]:
 def classifier() -> nn.Sequential:
     widths, layers = (3, 32, 64, 128, 256), []
     for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU(), nn.Dropout2d(0.05)]
+        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU(), nn.Dropout2d(0.05)]
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(base_rows())))
 
 

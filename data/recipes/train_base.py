@@ -110,6 +110,7 @@ def encoded(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled latents (n, 4, 16, 16) of the pictures, cached in runs/, and what each shows."""
     if not (cache := RUNS / f"{name}.pt").exists():
+        RUNS.mkdir(exist_ok=True)
         made, about = pictures(styles, rounds, seed)
         vae = vae.to(device).eval()
         chunks = (
@@ -157,20 +158,6 @@ def main() -> None:
     both = torch.nn.ModuleDict({"unet": unet(), "text": text_encoder(tok)}).to(args.device)
     alpha_bar = plan.alphas_cumprod
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(latents), (args.batch,), generator=generator)
-        wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
-        text = ids[(*about[rows].T, wording)]
-        text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, text)
-        t = torch.randint(1000, (args.batch,), generator=generator)
-        noise = torch.randn(latents[rows].shape, generator=generator)
-        noisy = plan.add_noise(latents[rows], noise, t)
-        with torch.autocast(args.device, torch.bfloat16):
-            words = both["text"](text.to(args.device)).last_hidden_state
-            guess = both["unet"](noisy.to(args.device), t.to(args.device), words).sample.float()
-        error = F.mse_loss(guess, noise.to(args.device), reduction="none").mean((1, 2, 3))
-        return (error * snr_weight(alpha_bar[t]).to(args.device)).mean()
-
     config = TrainConfig(
         args.steps,
         args.batch,
@@ -179,8 +166,24 @@ def main() -> None:
         anneal=True,
         betas=(0.9, 0.99),
         ema_decay=0.999,
+        autocast=True,
         seed=0,
     )
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(latents), (args.batch,), generator=generator)
+        wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
+        text = ids[(*about[rows].T, wording)]
+        text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, text)
+        t = torch.randint(1000, (args.batch,), generator=generator)
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        noisy = plan.add_noise(latents[rows], noise, t)
+        with torch.autocast(args.device, torch.bfloat16, config.autocast):
+            words = both["text"](text.to(args.device)).last_hidden_state
+            guess = both["unet"](noisy.to(args.device), t.to(args.device), words).sample.float()
+        error = F.mse_loss(guess, noise.to(args.device), reduction="none").mean((1, 2, 3))
+        return (error * snr_weight(alpha_bar[t]).to(args.device)).mean()
+
     made = fit("base", both.parameters(), loss_of, config)
     both = copy.deepcopy(both).half().cpu()
     pipe = StableDiffusionPipeline(

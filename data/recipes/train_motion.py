@@ -1,6 +1,6 @@
 """Stages 1 and 2 of the paper on the mini world: a domain adapter on single frames, then the motion module over it.
 
-    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 250] [--steps 1400]
+    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 250] [--steps 1250]
 
 Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a reader calls it.
 """
@@ -24,6 +24,7 @@ def config() -> ar.MotionConfig:
 
 def encoded(pipe) -> ar.LatentClips:
     if not (cache := RUNS / "clips.pt").exists():
+        RUNS.mkdir(exist_ok=True)
         clips = ar.encode_clips(pipe, ar.list_clips(DATA / "clips.csv", DATA / "clips"))
         torch.save({"latents": clips.latents, "text": clips.text, "empty": clips.empty}, cache)
     return ar.LatentClips(**torch.load(cache, weights_only=True))
@@ -51,7 +52,7 @@ def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
     ask.add_argument("--adapter-steps", type=int, default=250)
-    ask.add_argument("--steps", type=int, default=1400)
+    ask.add_argument("--steps", type=int, default=1250)
     ask.add_argument("--batch", type=int, default=3)
     args = ask.parse_args()
     torch.manual_seed(0)
@@ -61,7 +62,7 @@ def main() -> None:
     train = subset(every, [i for i in range(len(every)) if i % HELD_OUT])
     test = subset(every, list(range(0, len(every), HELD_OUT)))
     common = {"betas": (0.9, 0.99), "anneal": True, "autocast": True, "seed": 0, "save_every": 100}
-    data = data_hash(DATA / "clips.csv")
+    data = data_hash(DATA / "clips.csv", *sorted((DATA / "clips").glob("*.mp4")))
     loss = {"base": held_out_loss(pipe.unet, test)}
 
     plan = ar.TrainConfig(args.adapter_steps, 48, learning_rate=1e-3, warmup=20, ema_decay=0.98, **common)

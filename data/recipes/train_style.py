@@ -48,6 +48,18 @@ def main() -> None:
     parameters = [p for p in pipe.unet.parameters() if p.requires_grad]
     plan = pipe.scheduler
 
+    config = TrainConfig(
+        args.steps,
+        args.batch,
+        learning_rate=1e-3,
+        warmup=20,
+        anneal=True,
+        betas=(0.9, 0.99),
+        ema_decay=0.99,
+        autocast=True,
+        seed=0,
+    )
+
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (args.batch,), generator=generator)
         wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
@@ -56,14 +68,11 @@ def main() -> None:
         t = torch.randint(1000, (args.batch,), generator=generator)
         noise = torch.randn(latents[rows].shape, generator=generator)
         noisy = plan.add_noise(latents[rows], noise, t).to(args.device)
-        with torch.autocast(args.device, torch.bfloat16):
+        with torch.autocast(args.device, torch.bfloat16, config.autocast):
             guess = pipe.unet(noisy, t.to(args.device), words).sample.float()
         error = F.mse_loss(guess, noise.to(args.device), reduction="none").mean((1, 2, 3))
         return (error * snr_weight(plan.alphas_cumprod[t]).to(args.device)).mean()
 
-    config = TrainConfig(
-        args.steps, args.batch, learning_rate=1e-3, warmup=20, anneal=True, betas=(0.9, 0.99), ema_decay=0.99, seed=0
-    )
     made = fit(f"style-{args.style}", parameters, loss_of, config, every=100)
     out = DATA / "models" / "mini" / "styles" / f"{args.style}.safetensors"
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=args.style))

@@ -74,21 +74,30 @@ def main() -> None:
     bank, held_out = stills(seen, BANK, seed=0), stills(unseen, 200, seed=1)
     vae = model().to(args.device)
 
+    config = TrainConfig(
+        args.steps,
+        args.batch,
+        learning_rate=2e-3,
+        warmup=100,
+        anneal=True,
+        betas=(0.9, 0.99),
+        ema_decay=0.999,
+        autocast=True,
+        seed=0,
+    )
+
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         picked = bank[torch.randint(len(bank), (args.batch,), generator=generator)]
         if torch.rand((), generator=generator) < 0.5:
             picked = picked.flip(-1)
         real = picked.to(args.device).float() / 127.5 - 1
-        with torch.autocast(args.device, torch.bfloat16):
+        with torch.autocast(args.device, torch.bfloat16, config.autocast):
             latent = vae.encode(real).latent_dist
             noise = torch.randn(latent.mean.shape, generator=generator).to(args.device)
             made = vae.decode(latent.mean + latent.std * noise).sample.float()
         shapes = sum((a - b).abs().mean() for a, b in zip(edges(made), edges(real)))
         return (made - real).abs().mean() + shapes + 1e-6 * latent.kl().mean() / latent.mean[0].numel()
 
-    config = TrainConfig(
-        args.steps, args.batch, learning_rate=2e-3, warmup=100, anneal=True, betas=(0.9, 0.99), ema_decay=0.999, seed=0
-    )
     made = fit("vae", vae.parameters(), loss_of, config)
     with torch.no_grad():
         spread = vae.encode(bank[:1000].to(args.device).float() / 127.5 - 1).latent_dist.mode().std().item()
