@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 import world
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from fit import DATA, data_hash, fit, write_card
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -75,7 +74,7 @@ def main() -> None:
 
     made = fit(f"style-{args.style}", parameters, loss_of, config, every=100)
     out = DATA / "models" / "mini" / "styles" / f"{args.style}.safetensors"
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=args.style))
+    state = get_peft_model_state_dict(pipe.unet, adapter_name=args.style)
     StableDiffusionPipeline.save_lora_weights(out.parent, {k: v.half() for k, v in state.items()}, weight_name=out.name)
     data = data_hash(DATA / "stills" / f"{args.style}.webp", DATA / "concepts.csv")
     facts = {"rank": args.rank, "parameters": sum(p.numel() for p in parameters), "trigger": f"{args.style} style"}
