@@ -170,7 +170,7 @@ def encode_clips(pipe, clips: Sequence[Clip], *, stride: int = 1, num_frames: in
     device, latents = pipe.vae.device, []
     for clip in tqdm(clips, desc="encode", unit="clip"):
         frames = torch.from_numpy(read_clip(clip.path, num_frames, stride, size))
-        pixels = rearrange(frames, "f h w c -> f c h w").to(device, pipe.vae.dtype) / 127.5 - 1
+        pixels = rearrange(frames, "f h w c -> f c h w").contiguous().to(device, pipe.vae.dtype) / 127.5 - 1
         parts = [pipe.vae.encode(part).latent_dist.mode().float().cpu() for part in pixels.split(16)]
         latents.append(torch.cat(parts) * pipe.vae.config.scaling_factor)
     text = torch.cat([encode_text(pipe, clip.caption) for clip in clips])

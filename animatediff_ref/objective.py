@@ -29,7 +29,9 @@ def denoising_error(
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, t.to(latents.device))
     guess = unet(
-        rearrange(noisy, "b f c h w -> (b f) c h w"),
+        rearrange(
+            noisy, "b f c h w -> (b f) c h w"
+        ).contiguous(),  # torch 2.13's CPU GroupNorm crashes on frozen channels-last
         repeat(t.to(latents.device), "b -> (b f)", f=frames),
         repeat(text, "b n d -> (b f) n d", f=frames),
     ).sample.float()

@@ -107,3 +107,16 @@ def test_what_training_refuses(unet, clips, tmp_path):
     state.write_bytes(b"half a file")
     with pytest.raises(ValueError, match="is not a checkpoint of a training"):
         next(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=state))
+
+
+def test_latents_that_are_stored_channels_last(clips):
+    """Encoding may leave latents in another memory order; training must neither mind nor, as it once did, crash."""
+    strided = ar.LatentClips(
+        [x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in clips.latents], clips.text, clips.empty
+    )
+
+    def losses(clips):
+        unet = tiny_unet("mini")
+        return [r.loss for r in ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, steps=2))]
+
+    assert losses(strided) == pytest.approx(losses(clips), rel=1e-4)
