@@ -40,7 +40,7 @@ def classifier() -> nn.Sequential:
 
 
 def taught_classifier(device: str) -> nn.Sequential:
-    made, about = pictures(STYLES, 4, seed=11)
+    made, about = pictures(STYLES, 3, seed=11)
     bank, concept = torch.from_numpy(made), torch.from_numpy(about[:, 0])
     torch.manual_seed(0)
     judge = classifier().to(device)
@@ -50,7 +50,7 @@ def taught_classifier(device: str) -> nn.Sequential:
         noisy = bank[rows].float() / 127.5 - 1 + 0.1 * torch.randn(bank[rows].shape, generator=generator)
         return F.cross_entropy(judge(noisy.to(device)), concept[rows].to(device))
 
-    fit("judge", judge.parameters(), loss_of, ar.TrainConfig(900, learning_rate=3e-3, warmup=50, anneal=True, seed=0))
+    fit("judge", judge.parameters(), loss_of, ar.TrainConfig(700, learning_rate=3e-3, warmup=50, anneal=True, seed=0))
     return judge.eval()
 
 
