@@ -119,7 +119,7 @@ def test_the_motion_module_follows_the_unet(pipe, motion):
 
 
 def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():
-    """Done when 4: sixty steps on a hundred clips lower the held-out denoising error by more than 5 %."""
+    """Done when 4: sixty steps on a hundred clips lower the held-out denoising error of the frozen base by more than 5 %."""
     torch.manual_seed(0)
     pipe = ar.load_base("mini")
     listed = ar.list_clips(ar.data_folder() / "clips.csv", ar.data_folder() / "clips")
@@ -130,14 +130,16 @@ def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             errors = [
-                ar.denoising_error(pipe.unet, pipe.scheduler, *held_out.sample(4, 8, generator), generator)[0]
+                ar.denoising_error(pipe.unet, pipe.scheduler, *held_out.sample(2, 16, generator), generator)[0]
                 for _ in range(12)
             ]
         return torch.cat(errors).mean().item()
 
     frozen = error()
     motion = ar.MotionModule(ar.MotionConfig(norm_groups=16), pipe.unet)
-    plan = ar.TrainConfig(steps=60, batch_size=2, num_frames=8, learning_rate=2e-3, warmup=5, autocast=True, seed=0)
+    plan = ar.TrainConfig(steps=60, batch_size=2, learning_rate=2e-3, warmup=5, anneal=True, autocast=True, seed=0)
     losses = [record.loss for record in ar.train_motion_module(pipe.unet, motion, train, plan)]
     assert len(losses) == 60
-    assert error() < 0.95 * frozen
+    learnt = error()
+    print(f"held-out error: frozen {frozen:.4f}, after {plan.steps} steps {learnt:.4f}")
+    assert learnt < 0.95 * frozen
