@@ -9,19 +9,25 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test lint format notebooks bench clean
+.PHONY: book test browser lint format notebooks bench clean
 
 book: notebooks _build/.code
 	$(BIN)/jupyter-book build . -W --keep-going --all
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
-test: $(STAMP) $(PAGE) lint
+test: $(STAMP) $(PAGE) lint browser
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
 $(PAGE): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
 	$(BIN)/jupyter-book build . -W --keep-going --all
 	@touch $@
+
+# The built pages are tested in Chromium, or in what CHROME names; root on Debian gets it installed.
+browser:
+	@command -v "$${CHROME:-chromium}" google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no Chromium here: the browser tests will be skipped"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
