@@ -101,7 +101,7 @@ def test_what_load_base_refuses(tmp_path, monkeypatch):
 def test_other_stock_pipelines_animate(pipe, motion):
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    img2img = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
+    img2img = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     img2img.set_progress_bar_config(disable=True)
     ar.inject(img2img.unet, motion, num_frames=4)
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
