@@ -185,6 +185,7 @@ def main() -> None:
         return (error * snr_weight(alpha_bar[t]).to(args.device)).mean()
 
     made = fit("base", both.parameters(), loss_of, config)
+    vae.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
     both = copy.deepcopy(both).half().cpu()
     pipe = StableDiffusionPipeline(
         vae=vae.half(), text_encoder=both["text"], tokenizer=tok, unet=both["unet"], scheduler=plan,
