@@ -9,10 +9,24 @@ clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width
 
 from animatediff_ref.checkpoints import load_motion_module, save_motion_module
 from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
+from animatediff_ref.convert import convert_file
 from animatediff_ref.evaluate import motion_amount, object_mask
+from animatediff_ref.files import FileInfo, inspect_file
 from animatediff_ref.generate import animate, best_device, load_base
 from animatediff_ref.inflation import eject, inject, injected
-from animatediff_ref.lora import load_domain_adapter, save_domain_adapter, set_domain_adapter
+from animatediff_ref.lora import (
+    SkippedLayers,
+    fuse_motion_loras,
+    load_domain_adapter,
+    load_motion_lora,
+    merge_motion_loras,
+    motion_loras,
+    save_domain_adapter,
+    save_motion_lora,
+    set_domain_adapter,
+    set_motion_loras,
+    unload_motion_loras,
+)
 from animatediff_ref.mini import data_folder
 from animatediff_ref.motion_module import MotionConfig, MotionModule
 from animatediff_ref.objective import denoising_error, motion_scheduler
@@ -23,9 +37,50 @@ from animatediff_ref.training import StepRecord, TrainConfig, train_domain_adapt
 
 __version__ = "0.1.0"
 __all__ = [
-    "Clip", "LatentClips", "MotionConfig", "MotionModule", "StepRecord", "TrainConfig", "animate", "best_device", "data_folder", "denoising_error",
-    "eject", "encode_clips", "filmstrip", "inject", "injected", "list_clips", "load_base", "load_domain_adapter", "load_motion_module",
-    "motion_amount", "motion_scheduler", "object_mask", "read_clip", "run_size", "save_domain_adapter", "save_motion_module",
-    "set_domain_adapter", "show", "show_grid", "sinusoidal_positions", "sized", "train_domain_adapter", "train_motion_module",
-    "write_clip", "xt_slice",
-]  # fmt: skip
+    "Clip",
+    "FileInfo",
+    "LatentClips",
+    "MotionConfig",
+    "MotionModule",
+    "SkippedLayers",
+    "StepRecord",
+    "TrainConfig",
+    "animate",
+    "best_device",
+    "convert_file",
+    "data_folder",
+    "denoising_error",
+    "eject",
+    "encode_clips",
+    "filmstrip",
+    "fuse_motion_loras",
+    "inject",
+    "injected",
+    "inspect_file",
+    "list_clips",
+    "load_base",
+    "load_domain_adapter",
+    "load_motion_lora",
+    "load_motion_module",
+    "merge_motion_loras",
+    "motion_amount",
+    "motion_loras",
+    "motion_scheduler",
+    "object_mask",
+    "read_clip",
+    "run_size",
+    "save_domain_adapter",
+    "save_motion_lora",
+    "save_motion_module",
+    "set_domain_adapter",
+    "set_motion_loras",
+    "show",
+    "show_grid",
+    "sinusoidal_positions",
+    "sized",
+    "train_domain_adapter",
+    "train_motion_module",
+    "unload_motion_loras",
+    "write_clip",
+    "xt_slice",
+]

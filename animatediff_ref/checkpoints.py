@@ -1,88 +1,171 @@
-"""Motion modules on disk: the published key names in safetensors, and the published .ckpt files.
-
-The file's metadata carry what no weight shape reveals: norm switches and groups.
-"""
+"""Motion modules in and out of files: published ones, this package's, and diffusers' ``MotionAdapter`` folders."""
 
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import nn
+from diffusers import MotionAdapter
 
+from animatediff_ref.files import identify, motion_tensors, widths_of
 from animatediff_ref.mini import mini_file
 from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.storage import read_tensors, save_tensors
+from animatediff_ref.names import diffusers_name
+from animatediff_ref.positions import sinusoidal_positions
+from animatediff_ref.storage import STRAY, read_weights, save_tensors, written_aside
 
-PLACE = re.compile(
-    r"(?:module\.)?((?:(?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+)\.temporal_transformer\.(.+)"
-)
-
-
-def save_motion_module(motion: MotionModule, path: str | Path) -> None:
-    """Write a motion module as safetensors with the published key names, whole or not at all."""
-    metadata = {
-        "kind": "motion_module",
-        "config": json.dumps(asdict(motion.config)),
-        "num_frames": str(motion.num_frames),
-    }
-    save_tensors(motion.state_dict(), path, metadata)
+SCHEDULE = json.dumps({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"})
 
 
-def load_motion_module(path: str | Path, config: MotionConfig | None = None) -> MotionModule:
-    """Read a motion module: the name ``"mini"``, a file written by ``save_motion_module``, or a published one.
+def load_motion_module(
+    path: str | Path,
+    config: MotionConfig | None = None,
+    *,
+    norms: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> MotionModule:
+    """Read a motion module: the name ``"mini"``, a published ``.ckpt`` or ``.safetensors``, one saved here, or a folder of diffusers.
 
-    Published files say nothing about norms; their version is told from their keys (a mid block: v2; 24 positions: v1; else
-    v3), and ``config`` overrides it. Raises ``ValueError`` if the file is no motion module or does not fit ``config``.
+    Files of this package say what they are. For others the version is told from keys and shapes (a mid block: v2; 24 positions:
+    v1; else v3), with that version's official norms; ``config`` overrides all of it. ``norms="official"`` or ``"diffusers"`` sets the
+    norm convention alone: diffusers' pipelines pool the entry norm over frames, whatever file they load, so its folders do not say.
+    Weights are memory-mapped where the format allows and the dtype is right, and adopted without a copy.
+
+    Raises ``ValueError`` that names the file, what it is and what was needed, if it is no motion module or does not fit ``config``.
     """
     path = mini_file("motion_module.safetensors") if path == "mini" else Path(path)
-    if not path.is_file():
-        raise ValueError(f"no motion module at {path}: needed is a .safetensors or .ckpt file, or the name 'mini'")
-    tensors, metadata = read_tensors(path), _metadata(path)
-    tensors = {
-        f"{found[1]}.temporal_transformer.{found[2]}": value
-        for key, value in tensors.items()
-        if (found := PLACE.match(key))
-    }
-    widths = {
-        key.removesuffix(".temporal_transformer.norm.weight"): len(v)
-        for key, v in tensors.items()
-        if key.endswith("transformer.norm.weight")
-    }
-    if not widths:
-        raise ValueError(
-            f"{path} is not a motion module: it has no tensor named like down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"
-        )
-    if config is None:
-        config = MotionConfig(**json.loads(metadata["config"])) if "config" in metadata else _published_config(tensors)
-    motion = MotionModule(config, widths, int(metadata.get("num_frames", min(16, config.num_positions))))
-    _fill(motion, tensors, path)
+    weights = read_weights(path)
+    info = identify(path, weights)
+    if info.kind != "motion module":
+        raise info.refusal("motion module")
+    tensors = motion_tensors(weights)
+    if "conv_in.weight" not in weights.tensors:  # in a dump of a whole UNet the rest is the UNet's
+        _refuse_surplus(path, weights.tensors.keys() - {*STRAY}, len(tensors))
+    config, places = _with_norms(config or info.config, norms), widths_of(tensors)
+    if config.mid_block != any(place.startswith("mid_block") for place in places):
+        has, other = ("a", "none") if config.mid_block else ("no", "one")
+        raise ValueError(f"{path} is forced as {config.version}, which has {has} mid block; the file has {other}")
+    try:
+        with torch.device("meta"):
+            motion = MotionModule(config, places, min(info.num_frames or 16, config.num_positions))
+        _fill(motion, tensors, dtype)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
     return motion
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+def save_motion_module(
+    motion: MotionModule, path: str | Path, format: str = "official", dtype: torch.dtype | None = None
+) -> None:
+    """Write a motion module, whole or not at all; MotionLoRAs on it are left out (see ``fuse_motion_loras``).
+
+    ``format="official"``: a ``.safetensors`` with the published key names, whose metadata carry version, norms, frames and schedule;
+    or a plain ``.ckpt`` for the official code. ``format="diffusers"``: a folder for ``MotionAdapter.from_pretrained``. Note that
+    diffusers then pools the entry norm over frames: a module with official norms gives slightly other clips there.
+    ``dtype`` is that of the file, by default the module's own.
+    """
+    state = {name: value.to(dtype or value.dtype) for name, value in _plain_state(motion).items()}
+    metadata = {
+        "kind": "motion_module",
+        "version": motion.config.version,
+        "config": json.dumps(asdict(motion.config)),
+        "num_frames": str(motion.num_frames),
+        "schedule": SCHEDULE,
+        "format": "pt",
+    }
+    if format == "official":
+        save_tensors(state, path, metadata)
+    elif format == "diffusers":
+        _save_adapter(motion, state, Path(path), metadata)
+    else:
+        raise ValueError(f"a motion module is written in the format 'official' or 'diffusers', got {format!r}")
 
 
-def _published_config(tensors: dict[str, torch.Tensor]) -> MotionConfig:
-    rows = next((value.shape[1] for key, value in tensors.items() if key.endswith("pos_encoder.pe")), 32)
-    if any(key.startswith("mid_block") for key in tensors):
-        return replace(MotionConfig.v2(), num_positions=rows)
-    return MotionConfig.v1() if rows == 24 else replace(MotionConfig.v3(), num_positions=rows)
+def _plain_state(motion: MotionModule) -> dict[str, torch.Tensor]:
+    """The state of a motion module as if no MotionLoRA were on it."""
+    return {
+        name.replace(".base_layer", ""): value for name, value in motion.state_dict().items() if ".lora_" not in name
+    }
 
 
-def _fill(motion: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load tensors into a motion module; position tables are computed, so a file may lack them."""
-    own = motion.state_dict()
-    for key in sorted(own.keys() | tensors.keys()):
-        needed, came = (tuple(side[key].shape) if key in side else None for side in (own, tensors))
-        if needed != came and not key.endswith("pos_encoder.pe"):
-            raise ValueError(f"{path} does not fit its configuration: {key} needs shape {needed}, the file has {came}")
-    motion.load_state_dict(
-        {key: value.float() for key, value in tensors.items() if not key.endswith("pos_encoder.pe")}, strict=False
-    )
+def _refuse_surplus(path: Path, names: set[str], understood: int) -> None:
+    if len(names) > understood:
+        stray = sorted(name for name in names if ".motion_modules." not in name)
+        raise ValueError(
+            f"{path} holds tensors that no motion module has: {', '.join(stray[:3])}{' ...' if stray[3:] else ''}"
+        )
+
+
+def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
+    if norms not in (None, "official", "diffusers"):
+        raise ValueError(f"norms are 'official', 'diffusers' or None for what the file says, got {norms!r}")
+    if norms == "diffusers":
+        return config.diffusers()
+    if norms == "official":
+        return replace(config, motion_norm_over_frames=False, resnet_norm_over_frames=config.version == "v1")
+    return config
+
+
+def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Let a motion module on the meta device adopt tensors; position tables may be missing or of other length, they are known."""
+    filled = {}
+    for name, own in motion.state_dict().items():
+        came = tensors.get(name)
+        if name.endswith("pos_encoder.pe"):
+            filled[name] = _positions(name, came, own.shape).to(dtype)
+        elif came is None or came.shape != own.shape:
+            raise ValueError(
+                f"{name} needs shape {tuple(own.shape)}, the file has {None if came is None else tuple(came.shape)}"
+            )
+        else:
+            filled[name] = came.to(dtype)
+    if surplus := [name for name in tensors if name not in filled and not name.endswith("pos_encoder.pe")]:
+        raise ValueError(
+            f"it has no {surplus[0]}, the file does" + (f", and {len(surplus) - 1} more" if surplus[1:] else "")
+        )
+    motion.load_state_dict(filled, assign=True)
+
+
+def _positions(name: str, came: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+    """The table of positions: the file's if it fits, else computed; it must be the sinusoids' either way."""
+    _, rows, channels = shape
+    table = sinusoidal_positions(rows, channels)
+    if came is None:
+        return table
+    if came.ndim != 3 or came.shape[2] != channels:
+        raise ValueError(f"{name} needs shape (1, positions, {channels}), the file has {tuple(came.shape)}")
+    shared = min(rows, came.shape[1])
+    if not torch.allclose(came[:, :shared].float(), table[:, :shared], atol=1e-2):
+        raise ValueError(f"{name} is not the sinusoidal table: this module was trained with other positions")
+    return came if came.shape == shape and came.dtype == table.dtype else table
+
+
+def _save_adapter(motion: MotionModule, state: dict[str, torch.Tensor], folder: Path, metadata: dict[str, str]) -> None:
+    config = motion.config
+    if not config.positions or config.num_attentions != 2:
+        raise ValueError(f"diffusers' MotionAdapter has positions and two attentions in a block, got positions={config.positions}, num_attentions={config.num_attentions}")  # fmt: skip
+    levels: dict[str, list[int]] = {}
+    for place, channels in motion.places.items():
+        if place.startswith("down_blocks"):
+            levels.setdefault(place.split(".")[1], []).append(channels)
+    with torch.device("meta"):
+        adapter = MotionAdapter(
+            block_out_channels=tuple(widths[0] for widths in levels.values()),
+            motion_layers_per_block=tuple(len(widths) for widths in levels.values()),
+            motion_num_attention_heads=config.num_heads,
+            motion_norm_num_groups=config.norm_groups,
+            motion_max_seq_length=config.num_positions,
+            use_motion_mid_block=config.mid_block,
+        )
+    renamed = {diffusers_name(name): value for name, value in state.items()}
+    if missing := adapter.state_dict().keys() - renamed.keys():
+        raise ValueError(f"diffusers' MotionAdapter also needs {sorted(missing)[0]}: it has modules after every ResNet of a UNet of equal blocks")  # fmt: skip
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        adapter.save_config(aside)
+        save_tensors(
+            {name: renamed[name] for name in adapter.state_dict()},
+            aside / "diffusion_pytorch_model.safetensors",
+            metadata,
+        )

@@ -5,6 +5,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,56 @@ def animate(
     typer.echo(
         f"{out}: {size} at {fps} fps | base {base}, style {style or 'none'}, motion {motion} | seed {seed}, {steps} steps, guidance {guidance:g}, {pipe.device}"
     )
+
+
+@app.command()
+def inspect(files: Annotated[list[Path], typer.Argument(help="files of weights, or folders of diffusers")]) -> None:
+    """Tell what files of weights are, and what to do with them."""
+    with _plain_errors():
+        from animatediff_ref.files import inspect_file
+
+        for file in files:
+            typer.echo(inspect_file(file))
+
+
+class Format(str, Enum):
+    """Formats of files."""
+
+    official = "official"
+    diffusers = "diffusers"
+    kohya = "kohya"
+
+
+class Dtype(str, Enum):
+    """Formats of numbers."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="a motion module, MotionLoRA or domain adapter")],
+    target: Annotated[
+        Path, typer.Argument(help=".safetensors or .ckpt; a folder for a motion module in diffusers' format")
+    ],
+    to: Annotated[Format, typer.Option(help="kohya is for LoRAs alone")] = Format.official,
+    dtype: Annotated[Dtype | None, typer.Option(help="by default that of the source")] = None,
+) -> None:
+    """Write a motion module, MotionLoRA or domain adapter in another format."""
+    with _plain_errors():
+        import torch
+
+        from animatediff_ref.convert import convert_file
+        from animatediff_ref.files import inspect_file
+
+        info = convert_file(source, target, to.value, getattr(torch, dtype.value) if dtype else None)
+        typer.echo(f"{info.title}, from {info.format} to {to.value}\n{inspect_file(target)}")
+        if to == Format.diffusers and info.kind == "motion module" and not info.config.motion_norm_over_frames:
+            typer.echo(
+                "note: diffusers pools this module's entry norm over frames, so its clips will differ slightly there"
+            )
 
 
 @app.command()

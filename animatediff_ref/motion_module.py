@@ -5,7 +5,7 @@ of all clips folded into its batch, ``(b f) c h w``. Names of parameters are tho
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,30 @@ class MotionConfig:
     @classmethod
     def v3(cls) -> "MotionConfig":
         return cls()
+
+    def diffusers(self) -> "MotionConfig":
+        """The same module under the norm convention of diffusers' ``UNetMotionModel``: other outputs from the same weights."""
+        return replace(self, motion_norm_over_frames=True, resnet_norm_over_frames=False)
+
+    @property
+    def version(self) -> str:
+        """The published version that this is, or is like: what marks v1 is its positions or its norms, v2 its mid block."""
+        if self.mid_block:
+            return "v2"
+        return "v1" if self.num_positions == 24 or self.resnet_norm_over_frames else "v3"
+
+    @property
+    def norms(self) -> str:
+        """In words, over what the GroupNorms take their statistics."""
+        pooled = [
+            where
+            for where, over_frames in (
+                ("the UNet's ResNet norms", self.resnet_norm_over_frames),
+                ("the motion module's entry norm", self.motion_norm_over_frames),
+            )
+            if over_frames
+        ]
+        return f"{' and '.join(pooled)} pooled over frames" if pooled else "each over one frame"
 
 
 def frames_to_height(x: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -1,11 +1,14 @@
 """Small models and data that every test file shares."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
 import animatediff_ref as ar
 
@@ -70,3 +73,23 @@ def clip() -> np.ndarray:
     for i in range(8):
         frames[i, 10:20, 2 + 2 * i : 12 + 2 * i] = 255
     return frames
+
+
+def lora_for(model: torch.nn.Module, path: Path, rank: int = 4, alpha: float | None = None, seed: int = 0) -> dict:
+    """A file with a random MotionLoRA or domain adapter for ``model``, in published names, or with ``alpha`` in kohya's."""
+    generator, tensors = torch.Generator().manual_seed(seed), {}
+    for name, layer in model.named_modules():
+        if found := re.fullmatch(r"(.+(?:attn[12]|attention_blocks\.\d))\.to_(q|k|v|out)(?:\.0)?", name):
+            if isinstance(layer, torch.nn.ModuleList):
+                continue
+            outward, inward = layer.weight.shape
+            down = torch.randn(rank, inward, generator=generator) / inward**0.5
+            up = torch.randn(outward, rank, generator=generator) / rank**0.5
+            if alpha is None:
+                stem = f"{found[1]}.processor.to_{found[2]}_lora"
+                tensors |= {f"{stem}.down.weight": down, f"{stem}.up.weight": up}
+            else:
+                stem = f"lora_unet_{name.replace('.', '_')}"
+                tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(alpha)}  # fmt: skip
+    torch.save(tensors, path) if path.suffix == ".ckpt" else save_file(tensors, path)
+    return tensors

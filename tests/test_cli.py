@@ -46,7 +46,7 @@ def test_animate_writes_a_clip_and_says_what_it_used(tmp_path, suffix):
     [
         (("--frames", 40), "1 to 32 frames, got num_frames=40"),
         (("--style", "oil"), "no mini style 'oil'; there are: blob"),
-        (("--motion", "absent.ckpt"), "no motion module at absent.ckpt"),
+        (("--motion", "absent.ckpt"), "there is no file absent.ckpt"),
         (("--base", "absent.safetensors"), "no base model at absent.safetensors"),
         (("--device", "abacus"), "no device 'abacus' here"),
         (("--out", "clip.avi"), "one of .mp4, .gif, .webp, got 'clip.avi'"),
@@ -72,3 +72,23 @@ def test_doctor():
     assert done.exit_code == 0, done.output
     for word in ("torch", "diffusers", "device:", "ffmpeg:", "writes H.264: yes", "523 clips", "all is well"):
         assert word in done.output
+
+
+def test_inspect_and_convert(tmp_path):
+    mini = ar.data_folder() / "models/mini"
+    done = invoke("inspect", mini / "motion_module.safetensors", mini / "model_index.json")
+    assert done.exit_code == 0
+    for part in ("motion module v3", "48, 96, 192", "load_motion_module(path)", "not a model", "is a text file"):
+        assert part in done.output
+    done = invoke("convert", mini / "motion_module.safetensors", tmp_path / "adapter", "--to", "diffusers")
+    assert done.exit_code == 0, done.output
+    assert "from official to diffusers" in done.output and "pools this module's entry norm" in done.output
+    assert ar.load_motion_module(tmp_path / "adapter").config == ar.load_motion_module("mini").config
+    done = invoke("convert", mini / "domain_adapter.safetensors", tmp_path / "a.safetensors", "--to", "kohya", "--dtype", "float16")  # fmt: skip
+    assert "float16; kohya names" in done.output
+    for words in (("inspect", tmp_path / "absent"), ("convert", mini / "styles/blob.safetensors", tmp_path / "x.safetensors"),
+                  ("convert", mini / "model_index.json", tmp_path / "x.safetensors"),
+                  ("convert", mini / "motion_module.safetensors", tmp_path / "x.safetensors", "--to", "kohya")):  # fmt: skip
+        done = invoke(*words)
+        assert done.exit_code == 2 and done.output.startswith("error: "), done.output
+    assert not (tmp_path / "x.safetensors").exists()

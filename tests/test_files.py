@@ -1,134 +1,313 @@
-"""Saving and loading: round trips, published files, files that are something else, and a killed save."""
+"""Done when 2: every format in and out, bit-exact; what a file is, told; version and norms; nothing half-written."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import motion_for, run, tiny_unet
+from conftest import lora_for, motion_for, run, tiny_unet
+from diffusers import AnimateDiffPipeline, MotionAdapter
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import animatediff_ref as ar
 from animatediff_ref import storage
+from animatediff_ref.names import diffusers_name, published_name
+
+WITH_POSITIONS = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"  # fmt: skip
 
 
-def test_motion_module_round_trip(unet, tmp_path):
-    motion = motion_for(unet, motion_norm_over_frames=True, num_positions=24)
-    ar.save_motion_module(motion, tmp_path / "m.safetensors")
-    loaded = ar.load_motion_module(tmp_path / "m.safetensors")
-    assert (loaded.config, loaded.num_frames, loaded.places) == (motion.config, motion.num_frames, motion.places)
-    ar.inject(unet, motion)
-    expected = run(unet)
-    ar.inject(unet, loaded)
-    assert torch.equal(run(unet), expected)
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize(
-    ("rows", "mid_block", "version"),
-    [(24, False, ar.MotionConfig.v1()), (32, True, ar.MotionConfig.v2()), (32, False, ar.MotionConfig.v3())],
-)
-def test_published_versions_are_told_apart(tmp_path, rows, mid_block, version):
-    unet = tiny_unet("two levels, two layers")
-    motion = ar.MotionModule(ar.MotionConfig(num_positions=rows, mid_block=mid_block), unet)
-    torch.save(
-        {"state_dict": {f"module.{k}": v for k, v in motion.state_dict().items()}, "epoch": 3}, tmp_path / "mm.ckpt"
-    )
+# --- motion modules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+def test_official_to_ours_to_official(tmp_path, version, suffix):
+    config = getattr(ar.MotionConfig, version)()
+    first = {k: torch.randn_like(v) if "pos_encoder" not in k else v for k, v in ar.MotionModule(config, tiny_unet()).state_dict().items()}  # fmt: skip
+    torch.save(first, tmp_path / "mm.ckpt")
     loaded = ar.load_motion_module(tmp_path / "mm.ckpt")
-    assert loaded.config == version
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), motion.parameters()))
+    assert loaded.config == config
+    ar.save_motion_module(loaded, tmp_path / f"again.{suffix}")
+    again = torch.load(tmp_path / "again.ckpt") if suffix == "ckpt" else load_file(tmp_path / "again.safetensors")
+    assert same(first, again)
 
 
-def test_a_file_without_position_tables(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"mid_block": True}, {"resnet_norm_over_frames": True, "num_positions": 24}])
+def test_official_to_diffusers_and_back(tmp_path, options):
+    motion = motion_for(tiny_unet(), **options)
+    ar.save_motion_module(motion, tmp_path / "adapter", format="diffusers")
+    back = ar.load_motion_module(tmp_path / "adapter")
+    assert (back.config, back.num_frames, back.places) == (motion.config, motion.num_frames, motion.places)
+    assert same(motion.state_dict(), back.state_dict())
+    ar.save_motion_module(back, tmp_path / "adapter", format="diffusers")  # onto a folder that is there
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]  # fmt: skip
+
+
+def test_a_folder_that_diffusers_wrote(tmp_path):
+    adapter = MotionAdapter((32, 64), motion_norm_num_groups=8, motion_max_seq_length=24, use_motion_mid_block=False)
+    adapter.save_pretrained(tmp_path / "adapter")
+    motion = ar.load_motion_module(tmp_path / "adapter")
+    assert motion.config == ar.MotionConfig(norm_groups=8, num_positions=24, resnet_norm_over_frames=True)
+    theirs = adapter.state_dict()
+    assert all(torch.equal(value, theirs[diffusers_name(name)]) for name, value in motion.named_parameters())
+    assert ar.load_motion_module(tmp_path / "adapter", norms="diffusers").config == motion.config.diffusers()
+
+
+def test_exported_for_diffusers_it_gives_our_frames(tmp_path):
+    """In `AnimateDiffPipeline`, from the folder on disk, under diffusers' norm convention."""
+    pipe = ar.load_base("mini")
+    pipe.set_progress_bar_config(disable=True)
+    motion = ar.load_motion_module("mini", norms="diffusers")
+    ar.save_motion_module(motion, tmp_path / "adapter", format="diffusers")
+    adapter = MotionAdapter.from_pretrained(tmp_path / "adapter")
+    theirs = AnimateDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, adapter, pipe.scheduler)
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)).transpose(0, 1)[None]
+    options = {"num_frames": 8, "num_inference_steps": 4, "guidance_scale": 7.5, "output_type": "np"}
+    frames = theirs("a penguin, snow", latents=noise, **options).frames[0]
+    ar.inject(pipe.unet, motion, 8)
+    clip = ar.animate(pipe, "a penguin, snow", num_inference_steps=4)
+    assert np.abs((frames * 255).round() - clip).max() <= 1
+    ar.inject(pipe.unet, ar.load_motion_module("mini"), 8)
+    assert np.abs((frames * 255).round() - ar.animate(pipe, "a penguin, snow", num_inference_steps=4)).max() > 1
+
+
+WRAPPINGS = {
+    "flat": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "global_step": 7},
+    "module.": lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3},
+    "stray animatediff_config": lambda state: {**state, "animatediff_config": torch.zeros(1)},
+    "stray text": lambda state: {**state, "animatediff_config": "v3"},
+    "whole UNet": lambda state: {"state_dict": {**{f"module.{k}": v for k, v in tiny_unet().state_dict().items()}, **{f"module.{k}": v for k, v in state.items()}}},
+    "no positions": lambda state: {name: value for name, value in state.items() if "pos_encoder" not in name},
+    "diffusers names": lambda state: {diffusers_name(name): value for name, value in state.items() if "attention_blocks.1.pos" not in name},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappings(tmp_path, wrapping):
     motion = ar.MotionModule(ar.MotionConfig.v3(), tiny_unet())
-    torch.save({k: v for k, v in motion.state_dict().items() if "pos_encoder" not in k}, tmp_path / "mm.ckpt")
+    torch.save(WRAPPINGS[wrapping](motion.state_dict()), tmp_path / "mm.ckpt")
     loaded = ar.load_motion_module(tmp_path / "mm.ckpt")
-    assert torch.equal(loaded.state_dict()["down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"],
-                       ar.sinusoidal_positions(32, 32))  # fmt: skip
+    assert loaded.config == motion.config
+    assert same(loaded.state_dict(), motion.state_dict())
+    assert ("whole UNet" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == (wrapping == "whole UNet")
+    assert ("v3 is assumed" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == (wrapping == "no positions")
 
 
-def test_something_else_is_not_a_motion_module(tmp_path):
-    save_file({"text_model.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors is not a motion module"):
-        ar.load_motion_module(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no motion module at"):
-        ar.load_motion_module(tmp_path / "absent.safetensors")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torch_files_old_and_new(tmp_path, legacy):
+    motion = motion_for(tiny_unet())
+    torch.save(motion.state_dict(), tmp_path / "mm.ckpt", _use_new_zipfile_serialization=not legacy)
+    assert same(ar.load_motion_module(tmp_path / "mm.ckpt", motion.config).state_dict(), motion.state_dict())
 
 
-def test_a_file_that_lacks_a_tensor(unet, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_number_formats(tmp_path, dtype):
+    motion = motion_for(tiny_unet())
+    ar.save_motion_module(motion, tmp_path / "m.safetensors", dtype=dtype)
+    half = {name: value.to(dtype) for name, value in motion.state_dict().items()}
+    assert same(load_file(tmp_path / "m.safetensors"), half)
+    assert same(ar.load_motion_module(tmp_path / "m.safetensors", dtype=dtype).state_dict(), half)
+    loaded = dict(ar.load_motion_module(tmp_path / "m.safetensors").named_parameters())
+    assert all(torch.equal(value, half[name].float()) for name, value in loaded.items())
+
+
+def test_metadata_and_frames(tmp_path):
+    motion = motion_for(tiny_unet(), motion_norm_over_frames=True, num_positions=24, num_frames=8)
+    ar.save_motion_module(motion, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        told = file.metadata()
+    assert told["version"] == "v1"
+    assert '"motion_norm_over_frames": true' in told["config"]
+    assert '"linear"' in told["schedule"]
+    loaded = ar.load_motion_module(tmp_path / "m.safetensors")
+    assert (loaded.config, loaded.num_frames) == (motion.config, 8)
+
+
+def test_the_version_can_be_overridden(tmp_path):
+    torch.save(ar.MotionModule(ar.MotionConfig.v1(), tiny_unet()).state_dict(), tmp_path / "v1.ckpt")
+    assert ar.load_motion_module(tmp_path / "v1.ckpt").config == ar.MotionConfig.v1()
+    as_v3 = ar.load_motion_module(tmp_path / "v1.ckpt", ar.MotionConfig.v3())
+    assert as_v3.config == ar.MotionConfig.v3()
+    assert torch.equal(as_v3.state_dict()[WITH_POSITIONS], ar.sinusoidal_positions(32, 32))
+    assert ar.load_motion_module(tmp_path / "v1.ckpt", norms="diffusers").config == ar.MotionConfig.v1().diffusers()
+    with pytest.raises(ValueError, match="norms are 'official', 'diffusers' or None"):
+        ar.load_motion_module(tmp_path / "v1.ckpt", norms="pooled")
+
+
+def test_names_there_and_back():
+    for name in ar.MotionModule(ar.MotionConfig.v2(), tiny_unet()).state_dict():
+        if "attention_blocks.1.pos" not in name:  # diffusers has one table for both attentions
+            assert published_name(name) == name == published_name(diffusers_name(name))
+    assert published_name("down_blocks.0.resnets.0.conv1.weight") is None
+
+
+# --- LoRA files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["official", "diffusers", "kohya"])
+@pytest.mark.parametrize("alpha", [None, 3.0])
+def test_motion_lora_formats(tmp_path, format, alpha):
+    """From a file, onto a module, and out again; then the same effect whatever the format."""
+    unet = tiny_unet()
     motion = motion_for(unet)
-    state = motion.state_dict()
-    state.pop("down_blocks.0.motion_modules.0.temporal_transformer.proj_out.bias")
-    save_file(state, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"proj_out\.bias needs shape \(32,\), the file has None"):
-        ar.load_motion_module(tmp_path / "m.safetensors", motion.config)
+    lora_for(motion, tmp_path / "first.safetensors", rank=4, alpha=alpha)
+    ar.load_motion_lora(motion, tmp_path / "first.safetensors")
+    ar.save_motion_lora(motion, tmp_path / "out.safetensors", format=format)
+    ar.inject(unet, motion, 4)
+    expected = run(unet)
+    ar.unload_motion_loras(motion)
+    ar.load_motion_lora(motion, tmp_path / "out.safetensors")
+    assert torch.allclose(run(unet), expected, atol=1e-6)
+    told = ar.inspect_file(tmp_path / "out.safetensors")
+    assert (told.title, told.format) == ("MotionLoRA of rank 4", format)
+    if format == "kohya" and alpha:  # kohya -> ours -> kohya
+        assert same(load_file(tmp_path / "first.safetensors"), load_file(tmp_path / "out.safetensors"))
 
 
-def test_a_killed_save_leaves_the_old_file(unet, tmp_path, monkeypatch):
-    path = tmp_path / "m.safetensors"
-    ar.save_motion_module(motion_for(unet), path)
-    before = path.read_bytes()
-
-    def killed(tensors, file, metadata):
-        file.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(storage, "save_file", killed)
-    with pytest.raises(KeyboardInterrupt):
-        ar.save_motion_module(motion_for(unet, mid_block=True), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_lora_official_there_and_back_is_exact(tmp_path, suffix):
+    unet, motion = tiny_unet(), motion_for(tiny_unet(), mid_block=True)
+    first = lora_for(motion, tmp_path / f"m.{suffix}", rank=4)
+    ar.convert_file(tmp_path / f"m.{suffix}", tmp_path / "k.safetensors", "kohya")
+    ar.convert_file(tmp_path / "k.safetensors", tmp_path / "d.safetensors", "diffusers")
+    ar.convert_file(tmp_path / "d.safetensors", tmp_path / "o.safetensors", "official")
+    assert same(first, load_file(tmp_path / "o.safetensors"))
+    first = lora_for(unet, tmp_path / f"a.{suffix}", rank=4)
+    ar.load_domain_adapter(unet, tmp_path / f"a.{suffix}")
+    ar.save_domain_adapter(unet, tmp_path / "b.safetensors")
+    assert same(first, load_file(tmp_path / "b.safetensors"))
 
 
-def test_domain_adapter_round_trip(tmp_path):
+@pytest.mark.parametrize("format", ["official", "diffusers", "kohya"])
+def test_domain_adapter_formats(tmp_path, format):
     unet, plain = tiny_unet(), run(tiny_unet())
-    for parameter in ar.lora.add_domain_adapter(unet, rank=2):
-        torch.nn.init.normal_(parameter, std=0.3)
-    ar.save_domain_adapter(unet, tmp_path / "a.safetensors")
+    lora_for(unet, tmp_path / "first.safetensors", rank=2, alpha=1.0)
+    ar.load_domain_adapter(unet, tmp_path / "first.safetensors")
     whole = run(unet)
-    ar.set_domain_adapter(unet, 0.5)
-    half = run(unet)
+    ar.save_domain_adapter(unet, tmp_path / "a.safetensors", format=format)
     other = tiny_unet()
-    ar.load_domain_adapter(other, tmp_path / "a.safetensors")
-    assert torch.equal(run(other), whole)
-    assert not torch.allclose(half, whole, atol=1e-4)
-    assert not torch.allclose(half, plain, atol=1e-4)
+    ar.load_domain_adapter(other, tmp_path / "a.safetensors", scale=0.5)
+    half = run(other)
+    ar.set_domain_adapter(other, 1.0)
+    assert torch.allclose(run(other), whole, atol=1e-6)
     ar.set_domain_adapter(other, 0.0)
     assert torch.allclose(run(other), plain, atol=1e-6)
-
-
-def test_a_domain_adapter_of_other_widths(tmp_path):
-    unet, other = tiny_unet(), tiny_unet("mini")
-    ar.lora.add_domain_adapter(unet, rank=2)
-    ar.save_domain_adapter(unet, tmp_path / "a.safetensors")
-    before = other.state_dict().keys()
-    with pytest.raises(ValueError, match="does not fit this UNet"):
-        ar.load_domain_adapter(other, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="no domain adapter"):
-        ar.set_domain_adapter(other, 1.0)
-    assert {key.replace(".base_layer", "") for key in other.state_dict()} == set(before)
+    assert min((half - whole).abs().max(), (half - plain).abs().max()) > 1e-3
+    assert ar.inspect_file(tmp_path / "a.safetensors").title == "domain adapter of rank 2"
 
 
 def test_a_domain_adapter_leaves_a_style_as_it_is(tmp_path):
     unet = tiny_unet()
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), adapter_name="style")
     styled = run(unet)
-    for parameter in ar.lora.add_domain_adapter(unet, rank=2):
-        torch.nn.init.normal_(parameter, std=0.3)
-    both = run(unet)
-    ar.save_domain_adapter(unet, tmp_path / "a.safetensors")
+    lora_for(unet, tmp_path / "a.safetensors", rank=2)
+    ar.load_domain_adapter(unet, tmp_path / "a.safetensors")
+    assert not torch.allclose(run(unet), styled, atol=1e-4)
     ar.set_domain_adapter(unet, 0.0)
     assert torch.allclose(run(unet), styled, atol=1e-6)
-    assert not torch.allclose(both, styled, atol=1e-4)
-    ar.load_domain_adapter(unet, tmp_path / "a.safetensors")
-    assert torch.allclose(run(unet), both, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in unet.parameters())
 
 
+# --- what is this file? -------------------------------------------------------------------------------------------
+
+
+def test_inspect_motion_modules(tmp_path):
+    for version in ("v1", "v2", "v3"):
+        torch.save(ar.MotionModule(getattr(ar.MotionConfig, version)(), tiny_unet()).state_dict(), tmp_path / "mm.ckpt")
+        told = ar.inspect_file(tmp_path / "mm.ckpt")
+        assert (told.title, told.format, told.widths) == (f"motion module {version}", "official", (32, 64))
+        assert ("ResNet norms pooled" in told.config.norms) == (version == "v1")
+    report = str(ar.inspect_file(ar.data_folder() / "models/mini/motion_module.safetensors"))
+    for part in (
+        "motion module v3",
+        "at most 32, trained on 16",
+        "48, 96, 192",
+        "each over one frame",
+        "load_motion_module",
+    ):
+        assert part in report
+
+
+OTHERS = {
+    "SDXL motion module": lambda: {f"down_blocks.{i}.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(320 * 2**i) for i in range(3)},
+    "SparseCtrl encoder": lambda: {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(8), "controlnet_cond_embedding.weight": torch.zeros(2)},
+    "ControlNet": lambda: {"controlnet_cond_embedding.conv_in.weight": torch.zeros(2), "down_blocks.0.x": torch.zeros(1)},
+    "full checkpoint": lambda: {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2), "first_stage_model.decoder.x": torch.zeros(1)},
+    "UNet": lambda: tiny_unet().state_dict(),
+    "textual inversion": lambda: {"<style>": torch.zeros(2, 8)},
+    "style LoRA": lambda: {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.zeros(2, 8), "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": torch.zeros(8, 2), "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0), "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(2, 8), "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(8, 2)},
+    "unknown weights": lambda: {"layer1.weight": torch.zeros(2, 2, 2), "layer2": torch.zeros(1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_inspect_other_files(tmp_path, kind):
+    save_file(OTHERS[kind](), tmp_path / "x.safetensors")
+    told = ar.inspect_file(tmp_path / "x.safetensors")
+    assert told.kind == kind
+    assert told.advice in str(told)
+    for load in (ar.load_motion_module, lambda path: ar.load_motion_lora(motion_for(tiny_unet()), path)):
+        with pytest.raises(
+            ValueError, match=rf"x\.safetensors holds: {kind}.*needed is a [mM]otion.*What takes this file"
+        ):
+            load(tmp_path / "x.safetensors")
+
+
+def test_inspect_ours():
+    folder = ar.data_folder() / "models/mini"
+    assert ar.inspect_file(folder / "domain_adapter.safetensors").kind == "domain adapter"
+    assert ar.inspect_file(folder / "styles/blob.safetensors").kind == "style LoRA"
+    assert ar.inspect_file(folder / "unet/diffusion_pytorch_model.safetensors").kind == "UNet"
+    assert ar.inspect_file(folder / "vae/diffusion_pytorch_model.safetensors").kind == "autoencoder"
+    assert ar.inspect_file(folder / "text_encoder/model.safetensors").kind == "text encoder"
+    assert ar.inspect_file(folder / "model_index.json").kind == "not a model"
+    with pytest.raises(ValueError, match="there is no file"):
+        ar.inspect_file(folder / "absent.ckpt")
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
-def test_broken_files(tmp_path, name):
-    (tmp_path / name).write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
-        ar.load_motion_module(tmp_path / name)
+def test_a_killed_save_leaves_the_old_file(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    ar.save_motion_module(motion_for(tiny_unet()), path)
+    before = path.read_bytes()
+
+    def killed(tensors, file, *metadata):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "save_file", killed)
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ar.save_motion_module(motion_for(tiny_unet(), mid_block=True), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_weights_are_written_as_safetensors(unet, tmp_path):
-    with pytest.raises(ValueError, match=r"written as \.safetensors, got 'm\.ckpt'"):
-        ar.save_motion_module(motion_for(unet), tmp_path / "m.ckpt")
+def test_a_killed_save_leaves_the_old_folder(tmp_path, monkeypatch):
+    ar.save_motion_module(motion_for(tiny_unet()), tmp_path / "adapter", format="diffusers")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    monkeypatch.setattr(storage, "save_file", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ar.save_motion_module(motion_for(tiny_unet(), mid_block=True), tmp_path / "adapter", format="diffusers")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_what_saving_refuses(tmp_path):
+    motion = motion_for(tiny_unet())
+    with pytest.raises(ValueError, match=r"written as \.safetensors or \.ckpt, got 'm\.pt'"):
+        ar.save_motion_module(motion, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="format 'official' or 'diffusers', got 'onnx'"):
+        ar.save_motion_module(motion, tmp_path / "m.safetensors", format="onnx")
+    with pytest.raises(ValueError, match="positions=False"):
+        ar.save_motion_module(motion_for(tiny_unet(), positions=False), tmp_path / "m", format="diffusers")
+    assert not list(tmp_path.iterdir())

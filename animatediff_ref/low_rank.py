@@ -1,0 +1,102 @@
+r"""Low-rank changes of weights (paper Eq. 3) and the files that hold them, whoever wrote those.
+
+:math:`W' = W + w\,\frac{\alpha}{r}\,B A` with ``down`` :math:`A` of shape (r, in) and ``up`` :math:`B` of shape (out, r).
+Published files hold no alpha, which means :math:`\alpha = r`; kohya-style files hold one for every layer.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from animatediff_ref.names import lora_name, lora_part
+from animatediff_ref.storage import save_tensors
+
+FORMATS = ("official", "diffusers", "kohya")
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change of one linear layer."""
+
+    down: torch.Tensor  # (rank, in)
+    up: torch.Tensor  # (out, rank)
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def scaled(self, weight: float = 1.0) -> "LowRank":
+        """The same change times ``weight``, with an alpha that is its rank."""
+        factor = weight * self.alpha / self.rank
+        return LowRank(self.down, self.up if factor == 1 else self.up * factor, self.rank)
+
+
+def pairs_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRank]:
+    """The changes in the tensors of a LoRA file, by the published name of the layer. Tensors that are no part of one are passed over.
+
+    Raises ``ValueError`` for a factor without its partner, and for factors that do not fit together.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if found := lora_part(name):
+            parts.setdefault(found[0], {})[found[1]] = tensor
+    pairs = {}
+    for layer, part in parts.items():
+        down, up = (part.get(side) for side in ("down", "up"))
+        if down is None or up is None:
+            raise ValueError(f"{layer} needs a down and an up factor, came {', '.join(sorted(part))}")
+        if not 2 <= down.ndim == up.ndim or down.shape[0] != up.shape[1]:
+            raise ValueError(f"the factors of {layer} do not fit: came {tuple(down.shape)} and {tuple(up.shape)}")
+        if part.get("alpha", torch.ones(1)).numel() != 1:
+            raise ValueError(f"the alpha of {layer} is one number, came {tuple(part['alpha'].shape)}")
+        pairs[layer] = LowRank(down, up, float(part.get("alpha", down.shape[0])))
+    return pairs
+
+
+def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind: str) -> None:
+    """Write low-rank changes in a format; where that holds no alpha, one that is not the rank goes into the up factor."""
+    if format not in FORMATS:
+        raise ValueError(f"a LoRA is written in one of the formats {', '.join(FORMATS)}, got {format!r}")
+    tensors = {}
+    for layer, pair in pairs.items():
+        pair = pair if format == "kohya" else pair.scaled()
+        tensors[lora_name(layer, "down", format)], tensors[lora_name(layer, "up", format)] = pair.down, pair.up
+        if format == "kohya":
+            tensors[lora_name(layer, "alpha", format)] = torch.tensor(pair.alpha)
+    save_tensors(tensors, path, {"kind": kind, "format": "pt"})
+
+
+def concatenated(loras: Iterable[tuple[Mapping[str, LowRank], float]]) -> dict[str, LowRank]:
+    """The weighted sum of several LoRAs, exactly: their factors side by side, so their ranks add up."""
+    parts: dict[str, list[LowRank]] = {}
+    for pairs, weight in loras:
+        for layer, pair in pairs.items():
+            parts.setdefault(layer, []).append(pair.scaled(weight))
+    return {layer: _side_by_side(found) for layer, found in parts.items()}
+
+
+def _side_by_side(parts: list[LowRank]) -> LowRank:
+    down, up = torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1)
+    return LowRank(down, up, len(down))
+
+
+def compressed(pairs: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], float]:
+    """The nearest LoRA of at most ``rank``, and its error: the norm of what is lost over the norm of the whole change.
+
+    A truncated singular value decomposition of each layer's change, computed on its small factors.
+    """
+    if rank < 1:
+        raise ValueError(f"a LoRA has a rank of at least 1, got {rank}")
+    smaller, lost, whole = {}, 0.0, 0.0
+    for layer, pair in pairs.items():
+        q_up, r_up = torch.linalg.qr(pair.scaled().up.double())
+        q_down, r_down = torch.linalg.qr(pair.down.double().T)
+        u, s, v = torch.linalg.svd(r_up @ r_down.T)
+        root = s[:rank].sqrt()
+        up, down = q_up @ u[:, :rank] * root, (q_down @ v[:rank].T * root).T
+        smaller[layer] = LowRank(down.to(pair.down.dtype).contiguous(), up.to(pair.up.dtype), len(down))
+        lost, whole = lost + s[rank:].square().sum().item(), whole + s.square().sum().item()
+    return smaller, (lost / whole) ** 0.5 if whole else 0.0

@@ -1,0 +1,172 @@
+"""Done when 3, and the algebra of MotionLoRAs: weighed, added, taken off exactly, merged into the module or into one file."""
+
+import pytest
+import torch
+from conftest import lora_for, motion_for, run, tiny_unet
+from safetensors.torch import load_file
+
+import animatediff_ref as ar
+
+LAYER = "transformer_blocks.0.attention_blocks.0.to_out.0"
+
+
+@pytest.fixture
+def motion():
+    return motion_for(tiny_unet())
+
+
+@pytest.fixture
+def cameras(motion, tmp_path):
+    """Two MotionLoRAs of other ranks."""
+    lora_for(motion, tmp_path / "zoom.safetensors", rank=4, seed=1)
+    lora_for(motion, tmp_path / "pan.ckpt", rank=3, seed=2)
+    return tmp_path / "zoom.safetensors", tmp_path / "pan.ckpt"
+
+
+def output(motion) -> torch.Tensor:
+    unet = tiny_unet()
+    ar.inject(unet, motion, 4)
+    return run(unet)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, -1.0, 0.0])
+def test_a_layer_becomes_w_plus_weight_up_down(motion, cameras, weight):
+    layer = motion.at("up_blocks.1.motion_modules.2").get_submodule(LAYER)
+    w, b = layer.weight.clone(), layer.bias.clone()
+    factors = load_file(cameras[0])
+    stem = "up_blocks.1.motion_modules.2.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor.to_out_lora"
+    changed = w + weight * factors[f"{stem}.up.weight"] @ factors[f"{stem}.down.weight"]
+    ar.load_motion_lora(motion, cameras[0], weight=weight)
+    layer = motion.at("up_blocks.1.motion_modules.2").get_submodule(LAYER)
+    assert (layer(torch.eye(w.shape[1])) - changed.T - b).abs().max() < 1e-6
+    ar.fuse_motion_loras(motion)
+    layer = motion.at("up_blocks.1.motion_modules.2").get_submodule(LAYER)
+    assert (layer.weight - changed).abs().max() < 1e-6
+
+
+def test_weights_add_up_and_come_off_exactly(motion, cameras):
+    plain, state = output(motion), {name: value.clone() for name, value in motion.state_dict().items()}
+    ar.load_motion_lora(motion, cameras[0], weight=0.7)
+    zoom = output(motion)
+    ar.load_motion_lora(motion, cameras[1], name="pan", weight=-0.3)
+    assert ar.motion_loras(motion) == pytest.approx({"zoom": 0.7, "pan": -0.3})
+    both = output(motion)
+    assert not torch.allclose(zoom, both, atol=1e-3)
+    ar.set_motion_loras(motion, {"zoom": 0.7})
+    assert torch.equal(output(motion), zoom)
+    ar.set_motion_loras(motion, {})
+    assert torch.equal(output(motion), plain)
+    ar.set_motion_loras(motion, {"pan": -0.3, "zoom": 0.7})
+    assert torch.equal(output(motion), both)
+    ar.unload_motion_loras(motion, "pan")
+    assert torch.equal(output(motion), zoom)
+    ar.unload_motion_loras(motion)
+    assert torch.equal(output(motion), plain)
+    assert motion.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in motion.state_dict().items())
+
+
+def test_loading_again_replaces(motion, cameras):
+    ar.load_motion_lora(motion, cameras[0], name="camera")
+    ar.load_motion_lora(motion, cameras[1], name="camera", weight=0.5)
+    again = output(motion)
+    assert ar.motion_loras(motion) == {"camera": 0.5}
+    ar.unload_motion_loras(motion)
+    ar.load_motion_lora(motion, cameras[1], weight=0.5)
+    assert torch.equal(output(motion), again)
+
+
+def test_merged_into_the_module(motion, cameras, tmp_path):
+    for path, weight in zip(cameras, (0.7, -0.3)):
+        ar.load_motion_lora(motion, path, weight=weight)
+    both = output(motion)
+    ar.save_motion_module(motion, tmp_path / "without.safetensors")  # LoRAs are not part of the module
+    ar.fuse_motion_loras(motion)
+    assert torch.allclose(output(motion), both, atol=1e-4)
+    assert not ar.motion_loras(motion)
+    ar.save_motion_module(motion, tmp_path / "with.safetensors")
+    assert torch.equal(output(ar.load_motion_module(tmp_path / "with.safetensors")), output(motion))
+    assert torch.equal(output(ar.load_motion_module(tmp_path / "without.safetensors")), output(motion_for(tiny_unet())))
+
+
+def test_merged_into_one_file(motion, cameras, tmp_path):
+    for path, weight in zip(cameras, (0.7, -0.3)):
+        ar.load_motion_lora(motion, path, weight=weight)
+    both = output(motion)
+    ar.unload_motion_loras(motion)
+    weights = dict(zip(cameras, (0.7, -0.3)))
+    assert ar.merge_motion_loras(weights, tmp_path / "merged.safetensors") == 0
+    assert ar.inspect_file(tmp_path / "merged.safetensors").ranks == (7,)
+    ar.load_motion_lora(motion, tmp_path / "merged.safetensors")
+    assert torch.allclose(output(motion), both, atol=1e-5)
+    errors = [ar.merge_motion_loras(weights, tmp_path / f"rank{rank}.safetensors", rank=rank) for rank in (1, 5, 7)]
+    assert errors[0] > errors[1] > 0.01 > 1e-6 > errors[2]
+    assert ar.inspect_file(tmp_path / "rank5.safetensors").ranks == (5,)
+    ar.load_motion_lora(motion, tmp_path / "rank7.safetensors", name="merged")
+    assert torch.allclose(output(motion), both, atol=1e-4)
+
+
+def test_the_error_of_compression_is_what_it_says(motion, cameras, tmp_path):
+    error = ar.merge_motion_loras({cameras[0]: 2.0}, tmp_path / "small.safetensors", rank=2)
+
+    def change(path):
+        return {k: p.alpha / p.rank * p.up @ p.down for k, p in ar.lora.read_lora(path, "MotionLoRA").items()}
+
+    whole, small = change(cameras[0]), change(tmp_path / "small.safetensors")
+    lost = sum((2 * whole[k] - small[k]).square().sum() for k in whole) / sum(
+        (2 * v).square().sum() for v in whole.values()
+    )
+    assert error == pytest.approx(lost.sqrt().item(), rel=1e-3)
+
+
+def test_one_made_for_a_middle_block_on_a_module_without(cameras, tmp_path):
+    with_middle, without = motion_for(tiny_unet(), mid_block=True), motion_for(tiny_unet())
+    lora_for(with_middle, tmp_path / "v2.safetensors")
+    with pytest.warns(ar.SkippedLayers, match="skipped 8 layers of the middle block"):
+        ar.load_motion_lora(without, tmp_path / "v2.safetensors")
+    assert ar.motion_loras(without) == {"v2": 1.0}
+    ar.load_motion_lora(with_middle, cameras[0])  # the other way nothing is skipped
+    assert not torch.equal(output(with_middle), output(motion_for(tiny_unet(), mid_block=True)))
+
+
+def test_what_is_trainable_stays_so(motion, cameras):
+    ar.load_motion_lora(motion, cameras[0])
+    trainable = {name for name, parameter in motion.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in motion.named_parameters() if ".lora_" not in name}
+    ar.unload_motion_loras(motion)
+    motion.requires_grad_(False)
+    ar.load_motion_lora(motion, cameras[0])
+    assert not any(parameter.requires_grad for parameter in motion.parameters())
+
+
+def test_half_precision_and_injected(cameras):
+    unet = tiny_unet().to(torch.bfloat16)
+    motion = motion_for(unet)
+    ar.inject(unet, motion, 4)
+    ar.load_motion_lora(motion, cameras[0])  # after injection
+    x, text = torch.randn(4, 4, 8, 8).bfloat16(), torch.randn(4, 5, 24).bfloat16()
+    with torch.no_grad():
+        with_lora = unet(x, 500, text).sample
+        ar.set_motion_loras(motion, {})
+        without = unet(x, 500, text).sample
+    assert with_lora.dtype == torch.bfloat16
+    assert not torch.equal(with_lora, without)
+
+
+def test_what_is_refused(motion, cameras, tmp_path):
+    with pytest.raises(ValueError, match="no MotionLoRA 'zoom' is loaded; there are: none"):
+        ar.set_motion_loras(motion, {"zoom": 1.0})
+    with pytest.raises(ValueError, match="no MotionLoRA 'zoom' is loaded"):
+        ar.unload_motion_loras(motion, "zoom")
+    with pytest.raises(ValueError, match="name the MotionLoRA to save, one of: none is loaded"):
+        ar.save_motion_lora(motion, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"has no dots, got 'a\.b'"):
+        ar.load_motion_lora(motion, cameras[0], name="a.b")
+    ar.load_motion_lora(motion, cameras[0])
+    with pytest.raises(ValueError, match="formats official, diffusers, kohya, got 'a1111'"):
+        ar.save_motion_lora(motion, tmp_path / "x.safetensors", format="a1111")
+    with pytest.raises(ValueError, match="at least one MotionLoRA"):
+        ar.merge_motion_loras({}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="rank of at least 1, got 0"):
+        ar.merge_motion_loras({cameras[0]: 1.0}, tmp_path / "x.safetensors", rank=0)
+    assert not (tmp_path / "x.safetensors").exists()
