@@ -9,7 +9,7 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test browser lint format notebooks bench clean
+.PHONY: book test browser lint format notebooks bench parity clean
 
 book: notebooks _build/.code
 	$(BIN)/jupyter-book build . -W --keep-going --all
@@ -42,6 +42,10 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench_animate.py
+
+# A table: how far this package is from diffusers' own classes, and how far the wrong convention would be.
+parity: $(STAMP)
+	$(BIN)/python tests/parity.py
 
 # The build's cache of executed pages looks at their cells alone, so a change of the code or data under them empties it.
 _build/.code: $(CODE)
