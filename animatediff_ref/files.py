@@ -176,6 +176,10 @@ def _identify_motion(path: Path, weights: Weights, motion: dict[str, torch.Tenso
     if not any(name.endswith(".pe") for name in weights.tensors) and "config" not in weights.metadata and "diffusers" not in weights.metadata:  # fmt: skip
         notes.append("it holds no position tables, so v1 and v3 look alike; v3 is assumed unless config says otherwise")
     config = config_of(weights, motion)
+    if any(width % config.norm_groups for width in widths.values()):
+        notes.append(
+            f"its widths do not divide into {config.norm_groups} groups, so its norm has fewer: load it with config"
+        )
     frames = weights.metadata.get("num_frames")
     return FileInfo(path, "motion module", format, config, int(frames) if frames else None, tuple(sorted(set(widths.values()))), **size, notes=tuple(notes))  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 import diffusers
@@ -14,7 +15,9 @@ from safetensors import SafetensorError
 
 from animatediff_ref.inflation import injected
 from animatediff_ref.mini import BASE_FILES, mini_file, style_file
+from animatediff_ref.motion_module import MotionModule
 from animatediff_ref.objective import motion_scheduler
+from animatediff_ref.rows import generators_by_row, instead, options_by_row, prompts_by_row
 
 
 @contextmanager
@@ -36,6 +39,7 @@ def _quietly() -> Iterator[None]:
 
 with _quietly():
     from diffusers import StableDiffusionPipeline
+    from diffusers.models.autoencoders.vae import DecoderOutput
 
 
 TAKEN = {
@@ -89,47 +93,62 @@ def load_base(
 
 def animate(
     pipe,
-    prompt: str,
+    prompt: str | dict[int, str] | list,
     *,
     num_frames: int | None = None,
     seed: int = 0,
     num_inference_steps: int = 25,
     guidance_scale: float = 7.5,
+    schedule: str = "official",
+    decode_chunk_size: int = 1,
     **options,
 ) -> np.ndarray:
-    """A clip of ``prompt``, uint8 (frames, height, width, 3), from any Stable-Diffusion-1.x pipeline with a motion module in its UNet.
+    """A clip of ``prompt``, uint8 (f, h, w, 3), from any Stable-Diffusion-1.x pipeline with a motion module in its UNet.
 
     The frames are the pipeline's images: as many as ``num_frames`` (by default those that ``inject`` was told), each from its own
-    noise, drawn on the CPU so that a seed means the same on every device. ``options`` go to the pipeline. Warns of words that the
-    base was never taught, where its tokenizer says which it knows. Raises ``ValueError`` without a motion module, or for more
-    frames than it has positions.
+    noise, drawn on the CPU so that a seed means the same on every device.
+
+    - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for several clips
+      in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone. ``negative_prompt`` likewise.
+    - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, which motion modules were trained with, and gives the pipeline
+      its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). Pipelines and LoRAs made for LCM need ``"pipeline"``.
+    - ``decode_chunk_size``: how many frames go through the decoder at a time.
+    - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... A picture there (PIL, or uint8 (h, w, 3))
+      serves all frames; of a clip (uint8 (f, h, w, 3) as from ``read_clip``; masks (f, h, w)) each frame gets its own, also
+      as ``ip_adapter_image``, where diffusers gives every image to every frame. Several ControlNets or adapters take a list of clips.
+
+    Warns of words that the base was never taught, where its tokenizer says which it knows. Raises ``ValueError`` without a motion
+    module, for more frames than it has positions, and for prompts, clips or settings that do not fit.
     """
-    motion = injected(pipe.unet)
-    if motion is None:
-        raise ValueError("this pipeline's UNet has no motion module: call inject(pipe.unet, motion) first")
-    if not isinstance(prompt, str):
-        raise ValueError(f"animate makes one clip of one prompt, a string; got {type(prompt).__name__}")
+    motion = _motion_in(pipe)
     if taken := sorted(options.keys() & TAKEN.keys()):
         raise ValueError(f"animate sets {taken[0]} itself: use {TAKEN[taken[0]]}")
-    if unknown := unknown_words(pipe.tokenizer, prompt):
-        warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWords, stacklevel=2)
-    before = motion.num_frames
-    motion.num_frames = before if num_frames is None else num_frames
-    try:
-        with _frame_by_frame(pipe.vae), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You have passed")  # one start image for all frames is meant
-            frames = pipe(
-                prompt,
-                num_images_per_prompt=motion.num_frames,
-                generator=torch.Generator().manual_seed(seed),
+    if not isinstance(decode_chunk_size, int) or decode_chunk_size < 1:
+        raise ValueError(f"decode_chunk_size is a number of frames, at least 1; got {decode_chunk_size!r}")
+    clips = len(prompt) if isinstance(prompt, list) else 1
+    with instead(motion, "num_frames", motion.num_frames if num_frames is None else num_frames):
+        frames = motion.num_frames
+        prompts = prompts_by_row(prompt, clips, frames)
+        if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts))):
+            warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWords, stacklevel=2)
+        with (
+            instead(
+                motion, "text_once", pipe.device.type == "cpu"
+            ),  # elsewhere a look at the text would make the device wait
+            instead(pipe, "scheduler", _scheduler(pipe, schedule)),
+            instead(pipe.vae, "decode", _in_chunks(pipe.vae.decode, decode_chunk_size)),
+            options_by_row(pipe, options, clips, frames) as options,
+        ):
+            images = pipe(
+                prompt=prompts,
+                generator=generators_by_row(seed, clips, frames),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 output_type="np",
                 **options,
             ).images
-    finally:
-        motion.num_frames = before
-    return (np.asarray(frames) * 255).round().astype(np.uint8)
+    made = (np.asarray(images) * 255).round().astype(np.uint8)
+    return made.reshape(clips, frames, *made.shape[1:]) if isinstance(prompt, list) else made
 
 
 def unknown_words(tokenizer, prompt: str) -> list[str]:
@@ -139,19 +158,41 @@ def unknown_words(tokenizer, prompt: str) -> list[str]:
     return [] if known is None else [word for word in words if word not in known]
 
 
-@contextmanager
-def _frame_by_frame(vae) -> Iterator[None]:
-    """Decode one frame at a time: the same pixels, a fraction of the memory."""
-    before = vae.use_slicing
-    vae.use_slicing = True
-    try:
-        yield
-    finally:
-        vae.use_slicing = before
-
-
 def best_device() -> str:
     """cuda, mps or cpu: the best there is."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _motion_in(pipe) -> MotionModule:
+    if getattr(pipe, "unet", None) is None:
+        raise ValueError(f"animate needs a pipeline with a Stable-Diffusion-1.x UNet, got {type(pipe).__name__}")
+    if (motion := injected(pipe.unet)) is None:
+        raise ValueError("this pipeline's UNet has no motion module: call inject(pipe.unet, motion) first")
+    return motion
+
+
+def _scheduler(pipe, schedule: str):
+    if schedule not in ("official", "pipeline"):
+        raise ValueError(f"schedule is 'official' or 'pipeline', got {schedule!r}")
+    if schedule == "official" and "original_inference_steps" in signature(pipe.__call__).parameters:
+        raise ValueError(f"{type(pipe).__name__} samples with its own scheduler only: use schedule='pipeline'")
+    return motion_scheduler() if schedule == "official" else pipe.scheduler
+
+
+def _in_chunks(decode: Callable, size: int) -> Callable:
+    """``decode`` for ``size`` rows at a time: the same pixels, a fraction of the memory."""
+
+    def in_chunks(latents: torch.Tensor, return_dict: bool = True, **options):
+        parts = []
+        for rows in (slice(start, start + size) for start in range(0, len(latents), size)):
+            # generators are cut too, as are the pictures that some decoders look at
+            cut = {
+                k: v[rows] if isinstance(v, (list, torch.Tensor)) and len(v) == len(latents) else v
+                for k, v in options.items()
+            }
+            parts.append(decode(latents[rows], return_dict=False, **cut)[0])
+        return DecoderOutput(torch.cat(parts)) if return_dict else (torch.cat(parts),)
+
+    return in_chunks

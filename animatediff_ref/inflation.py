@@ -2,30 +2,36 @@
 
 Frames are folded into the UNet's batch, ``(b f) c h w``, so every image layer treats them alone. Forward hooks
 run a temporal transformer after each ResNet-and-attention pair. Hooks leave every module and parameter of the UNet where it was:
-LoRA loaders, offloading and every Stable-Diffusion-1.x pipeline of diffusers keep working. A guided batch is consecutive
+LoRA loaders, offloading, compiling and every Stable-Diffusion-1.x pipeline of diffusers keep working. A guided batch is consecutive
 blocks of frames, ``[unconditional x f, conditional x f]``, so consecutive rows are always one clip.
 """
 
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from functools import partial
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from animatediff_ref.motion_module import MotionModule, frames_to_height, height_to_frames, motion_places
-
-_injected: WeakKeyDictionary = WeakKeyDictionary()  # UNet -> (motion module, hook handles)
+from animatediff_ref.motion_module import (
+    MotionModule,
+    TemporalTransformer,
+    frames_to_height,
+    height_to_frames,
+    motion_places,
+)
 
 
 def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | None = None) -> None:
     """Make ``unet`` treat each run of ``num_frames`` consecutive rows of its batch as one clip.
 
     ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's dtype and
-    the device of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is taken out first. ``num_frames=None`` keeps ``motion.num_frames``.
+    the device of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is
+    taken out first. ``num_frames=None`` keeps ``motion.num_frames``. ``unet`` may be compiled before or after; what ``torch.compile``
+    made in this process so far is forgotten and made again when needed. A deep copy of ``unet`` has a copy of ``motion`` in it.
 
     Raises ``ValueError`` if the UNet has no such places or other widths, or if there are more frames than positions.
     """
+    unet = _uncompiled(unet)
     wanted = motion_places(unet, mid_block="mid_block.motion_modules.0" in motion.places)
     for place in sorted(wanted.keys() | motion.places.keys()):
         if wanted.get(place) != motion.places.get(place):
@@ -38,11 +44,18 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     if num_frames is not None:
         motion.num_frames = num_frames
     eject(unet)
-    handles = [unet.register_forward_pre_hook(_check_batch(motion), with_kwargs=True)]
-    handles += [_host(unet, place).register_forward_hook(_run(motion, place)) for place in motion.places]
-    if motion.config.resnet_norm_over_frames:
-        handles += [handle for norm in _resnet_norms(unet) for handle in _pooled(motion, norm)]
-    _injected[unet] = (motion, handles)
+    torch.compiler.reset()  # code compiled without hooks does not look whether some have come
+    # Hooks are partials, not closures: a deep copy of the UNet copies them with their motion module.
+    handles = [unet.register_forward_pre_hook(partial(_prepare, motion), with_kwargs=True)]
+    for place in motion.places:
+        handles.append(_host(unet, place).register_forward_hook(partial(_run, motion, motion.at(place))))
+    for layer in _text_projections(unet):
+        handles.append(layer.register_forward_pre_hook(partial(_first_frames, motion)))
+        handles.append(layer.register_forward_hook(partial(_every_frame, motion)))
+    for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
+        handles.append(norm.register_forward_pre_hook(partial(_join, motion)))
+        handles.append(norm.register_forward_hook(partial(_part, motion)))
+    unet._injected = (motion, handles)
     motion.to(unet.dtype)
     if unet.device.type != "meta":
         motion.to(unet.device)
@@ -50,7 +63,7 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
 
 def eject(unet: UNet2DConditionModel) -> MotionModule | None:
     """Take the motion module out and return it; the UNet is bit-identical to before. None if there was none."""
-    motion, handles = _injected.pop(unet, (None, []))
+    motion, handles = vars(_uncompiled(unet)).pop("_injected", (None, []))
     for handle in handles:
         handle.remove()
     return motion
@@ -58,7 +71,12 @@ def eject(unet: UNet2DConditionModel) -> MotionModule | None:
 
 def injected(unet: UNet2DConditionModel) -> MotionModule | None:
     """The motion module now in ``unet``, or None."""
-    return _injected.get(unet, (None, []))[0]
+    return vars(_uncompiled(unet)).get("_injected", (None, []))[0]
+
+
+def _uncompiled(unet: nn.Module) -> nn.Module:
+    """The UNet inside what ``torch.compile`` returned."""
+    return getattr(unet, "_orig_mod", unet)
 
 
 def _host(unet: nn.Module, place: str) -> nn.Module:
@@ -69,48 +87,66 @@ def _host(unet: nn.Module, place: str) -> nn.Module:
     return layers[int(index)]
 
 
-def _run(motion: MotionModule, place: str) -> Callable:
-    transformer = motion.at(place)
+def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Hook before the UNet: its batch is whole clips, the motion module has its dtype, and whether frames share their text is known."""
+    rows = (args[0] if args else kwargs["sample"]).shape[0]
+    if rows % motion.num_frames:
+        raise ValueError(
+            f"a batch of {rows} rows does not divide into clips of {motion.num_frames} frames: "
+            f"pass clips of {motion.num_frames} frames, or set motion.num_frames"
+        )
+    dtype = next(unet.parameters()).dtype
+    if (
+        next(motion.parameters()).dtype != dtype and dtype.itemsize > 1
+    ):  # one byte: how weights are stored, not computed
+        motion.to(dtype)
+    if motion.text_once:
+        motion.one_text = _one_text(args[2] if len(args) > 2 else kwargs["encoder_hidden_states"], motion.num_frames)
 
-    def through(x: torch.Tensor) -> torch.Tensor:
-        if next(transformer.parameters()).device != x.device:
-            motion.to(x.device)
-        return transformer(x, motion.num_frames)
 
-    def hook(module: nn.Module, args: tuple, output):
-        if torch.is_tensor(output):
-            return through(output)
-        if isinstance(output, tuple):
-            return (through(output[0]), *output[1:])
-        output.sample = through(output.sample)
+def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Module, args: tuple, output):
+    """Hook after a layer of the UNet: its output goes through a temporal transformer."""
+    if isinstance(output, tuple):
+        return (_run(motion, transformer, module, args, output[0]), *output[1:])
+    if not torch.is_tensor(output):
+        output.sample = _run(motion, transformer, module, args, output.sample)
         return output
+    if transformer.norm.weight.device != output.device:
+        transformer.to(output.device)
+    return transformer(output, motion.num_frames)
 
-    return hook
+
+def _one_text(text: torch.Tensor, frames: int) -> bool:
+    """Whether all frames of each clip read the same text."""
+    text = text.unflatten(0, (-1, frames))
+    return bool((text == text[:, :1]).all())
 
 
-def _pooled(motion: MotionModule, norm: nn.Module) -> list:
-    """Hooks that let a GroupNorm of the UNet see all frames of a clip at once (v1)."""
-    join = norm.register_forward_pre_hook(lambda _, args: (frames_to_height(args[0], motion.num_frames),))
-    part = norm.register_forward_hook(lambda _, args, output: height_to_frames(output, motion.num_frames))
-    return [join, part]
+def _first_frames(motion: MotionModule, layer: nn.Module, args: tuple) -> tuple:
+    """Hook before a layer that projects the text to keys or values: it need not do so for every frame."""
+    return (args[0][:: motion.num_frames],) if motion.text_once and motion.one_text else args
+
+
+def _every_frame(motion: MotionModule, layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    """Hook after it."""
+    return output.repeat_interleave(motion.num_frames, 0) if motion.text_once and motion.one_text else output
+
+
+def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
+    """Hook before a GroupNorm of the UNet: it sees all frames of a clip at once (v1)."""
+    return (frames_to_height(args[0], motion.num_frames),)
+
+
+def _part(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    """Hook after it."""
+    return height_to_frames(output, motion.num_frames)
+
+
+def _text_projections(unet: nn.Module) -> list[nn.Module]:
+    return [layer for name, layer in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
 
 
 def _resnet_norms(unet: nn.Module) -> list[nn.Module]:
     levels = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     norms = [norm for level in levels for resnet in level.resnets for norm in (resnet.norm1, resnet.norm2)]
     return [*norms, unet.conv_norm_out]
-
-
-def _check_batch(motion: MotionModule) -> Callable:
-    def hook(unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        rows = (args[0] if args else kwargs["sample"]).shape[0]
-        if rows % motion.num_frames:
-            raise ValueError(
-                f"a batch of {rows} rows does not divide into clips of {motion.num_frames} frames: "
-                f"pass clips of {motion.num_frames} frames, or set motion.num_frames"
-            )
-        dtype = next(unet.parameters()).dtype
-        if next(motion.parameters()).dtype != dtype:
-            motion.to(dtype)
-
-    return hook

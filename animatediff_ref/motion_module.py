@@ -14,6 +14,10 @@ from torch import nn
 
 from animatediff_ref.positions import sinusoidal_positions
 
+# Pixels' sequences do not meet, so they may go in parts. On a CPU a part then stays in its cache and the peak of
+# memory is the image model's; elsewhere parts are as large as the attention kernels of CUDA can take.
+AT_ONCE = {"cpu": 256}
+
 
 @dataclass(frozen=True)
 class MotionConfig:
@@ -121,7 +125,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return F.gelu(gate).mul_(value)
 
 
 class FeedForward(nn.Module):
@@ -136,7 +140,10 @@ class FeedForward(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Pre-norm residual attentions, then a feed-forward, on sequences of frames ``(n, f, c)``."""
+    """Pre-norm residual attentions, then a feed-forward, on sequences of frames ``(n, f, c)``.
+
+    Sums go in place where autograd allows: new memory for every token is what time is lost on.
+    """
 
     def __init__(self, config: MotionConfig, channels: int):
         super().__init__()
@@ -148,8 +155,8 @@ class TemporalBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for norm, attention in zip(self.norms, self.attention_blocks):
-            x = attention(norm(x)) + x
-        return self.ff(self.ff_norm(x)) + x
+            x = attention(norm(x)).add_(x)
+        return self.ff(self.ff_norm(x)).add_(x)
 
 
 class TemporalTransformer(nn.Module):
@@ -183,7 +190,8 @@ class TemporalTransformer(nn.Module):
             else self.norm(x)
         )
         z = rearrange(z, "(b f) c h w -> (b h w) f c", f=num_frames)
-        z = self.proj_out(self.transformer_blocks[0](self.proj_in(z)))
+        parts = z.split(AT_ONCE.get(z.device.type, 2**15))
+        z = torch.cat([self.proj_out(self.transformer_blocks[0](self.proj_in(part))) for part in parts])
         return x + rearrange(z, "(b h w) f c -> (b f) c h w", h=height, w=width)
 
 
@@ -204,6 +212,9 @@ class MotionModule(nn.Module):
             block.temporal_transformer = TemporalTransformer(config, channels)
             _attach(self, place, block)
         self.num_frames = num_frames
+        self.text_once = (
+            False  # project a clip's text once, not for every frame: faster, and equal but for the last bits
+        )
 
     @property
     def num_frames(self) -> int:

@@ -89,9 +89,7 @@ def read_weights(path: str | Path) -> Weights:
         name for name, tensor in found.tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
     ]
     if broken:
-        raise Unreadable(
-            f"{path} is damaged: {broken[0]} and {len(broken) - 1} other tensors hold NaN or infinite values"
-        )
+        raise Unreadable(f"{path} is damaged: {len(broken)} tensors hold NaN or infinite values, first {broken[0]}")
     return found
 
 

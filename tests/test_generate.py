@@ -1,8 +1,11 @@
-"""The mini world through the public interface, and stock pipelines that animate by injection."""
+"""The mini world through the public interface; every stock pipeline has its test in test_pipelines.py."""
 
 import numpy as np
 import pytest
 import torch
+from conftest import motion_for
+from diffusers import DPMSolverMultistepScheduler, LatentConsistencyModelPipeline, StableDiffusionImg2ImgPipeline
+from PIL import Image
 
 import animatediff_ref as ar
 
@@ -15,12 +18,19 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
+def img2img(pipe):
+    img2img = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    img2img.set_progress_bar_config(disable=True)
+    return img2img
+
+
+@pytest.fixture(scope="module")
 def motion():
     return ar.load_motion_module("mini")
 
 
-def quick(pipe, **options) -> np.ndarray:
-    return ar.animate(pipe, "a penguin, snow", **{"num_inference_steps": 4, **options})
+def quick(pipe, prompt="a penguin, snow", **options) -> np.ndarray:
+    return ar.animate(pipe, prompt, **{"num_inference_steps": 4, **options})
 
 
 def test_readme_lines(pipe, motion):
@@ -31,7 +41,6 @@ def test_readme_lines(pipe, motion):
     assert not np.array_equal(clip, quick(pipe, seed=1))
     assert quick(pipe, num_frames=8).shape[0] == 8
     assert motion.num_frames == 16
-    assert not pipe.vae.use_slicing
 
 
 def test_frames_of_a_clip_belong_together(pipe, motion):
@@ -70,20 +79,143 @@ def test_unknown_words_work_and_warn(pipe, motion):
     with pytest.warns(UserWarning, match="never taught: zeppelin, quux"):
         clip = ar.animate(pipe, "a zeppelin, quux penguin", num_inference_steps=2)
     assert clip.shape[0] == 4
+    with pytest.warns(UserWarning, match="never taught: zeppelin, quux"):
+        ar.animate(pipe, ["a zeppelin", {0: "a penguin", 1: "quux"}], num_inference_steps=1)
+
+
+def off(a: np.ndarray, b: np.ndarray) -> int:
+    """The largest difference, of 255; another batch size may change the last bit."""
+    return np.abs(a.astype(int) - b).max()
+
+
+def test_several_clips_are_those_made_alone(pipe, img2img, motion):
+    ar.inject(pipe.unet, motion, num_frames=3)
+    prompts, picture = ["a penguin", {0: "a rocket", 2: "a cat"}], Image.new("RGB", (64, 64), "teal")
+    for which, options in ((pipe, {}), (img2img, {"image": picture, "strength": 0.5, "negative_prompt": "snow"})):
+        clips = ar.animate(which, prompts, seed=3, num_inference_steps=2, **options)
+        assert (clips.shape, clips.dtype) == ((2, 3, 64, 64, 3), np.uint8)
+        alone = [ar.animate(which, prompts[i], seed=3 + i, num_inference_steps=2, **options) for i in range(2)]
+        assert off(clips, np.stack(alone)) <= 1
+        assert off(clips[0], alone[1]) > 50
+        assert ar.animate(which, prompts[:1], seed=3, num_inference_steps=2, **options).shape == (1, 3, 64, 64, 3)
+
+
+def test_prompts_by_frame_are_held(pipe):
+    """Without motion each frame depends on its prompt alone."""
+    ar.inject(pipe.unet, ar.MotionModule(ar.MotionConfig(norm_groups=16), pipe.unet), num_frames=4)
+    for word in ("prompt", "negative_prompt"):
+        prompts = ("a penguin", "a rocket", {2: "a rocket", 0: "a penguin"})
+        penguin, rocket, mixed = (quick(pipe, **{"prompt": "a cat", word: prompt}) for prompt in prompts)
+        assert np.array_equal(mixed, np.concatenate([penguin[:2], rocket[2:]]))
+        assert not np.array_equal(penguin[2:], rocket[2:])
+
+
+def test_a_clip_gives_each_frame_its_picture(img2img, motion):
+    ar.inject(img2img.unet, motion, num_frames=4)
+    given = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+
+    def make(prompt, image):
+        return quick(img2img, prompt, image=image, strength=0.5)
+
+    clip = make("a penguin", given)
+    assert np.array_equal(clip, make("a penguin", [Image.fromarray(frame) for frame in given]))
+    assert not np.array_equal(clip, make("a penguin", given[::-1].copy()))
+    assert np.array_equal(make("a penguin", given[0]), make("a penguin", Image.fromarray(given[0])))
+    assert off(make(["a penguin"] * 2, np.stack([given, given[::-1]]))[0], clip) <= 1
+    with pytest.raises(ValueError, match=r"image needs a picture or a clip of 4 frames, got uint8 \(3, 64, 64, 3\)"):
+        make("a penguin", given[:3])
+
+
+def test_schedules(pipe, motion):
+    ar.inject(pipe.unet, motion, num_frames=2)
+    official, before = quick(pipe), pipe.scheduler
+    pipe.scheduler = own = DPMSolverMultistepScheduler.from_config(before.config, beta_schedule="scaled_linear")
+    try:
+        assert np.array_equal(official, quick(pipe))
+        assert pipe.scheduler is own
+        assert not np.array_equal(official, quick(pipe, schedule="pipeline"))
+    finally:
+        pipe.scheduler = before
+
+
+def test_decoding_in_chunks_gives_the_same_pixels(pipe, motion):
+    ar.inject(pipe.unet, motion, num_frames=4)
+    clips, seen = {}, []
+    hook = pipe.vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    for size, rows in ((1, [1, 1, 1, 1]), (3, [3, 1]), (16, [4])):
+        seen.clear()
+        clips[size] = quick(pipe, decode_chunk_size=size)
+        assert seen == rows
+    hook.remove()
+    assert off(clips[1], clips[3]) <= 1
+    assert off(clips[1], clips[16]) <= 1
+
+
+def test_all_is_put_back_even_after_a_failure(pipe, motion):
+    ar.inject(pipe.unet, motion, num_frames=4)
+    before, steps = pipe.scheduler, []
+
+    def stop(pipe, step, timestep, tensors):
+        steps.append((step, type(pipe.scheduler).__name__, motion.num_frames, "decode" in vars(pipe.vae)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(pipe, num_frames=2, callback_on_step_end=stop)
+    assert steps == [(0, "DDIMScheduler", 2, True)]
+    assert pipe.scheduler is before
+    assert motion.num_frames == 4
+    assert "decode" not in vars(pipe.vae)
 
 
 def test_what_animate_refuses(pipe, motion):
     ar.eject(pipe.unet)
     with pytest.raises(ValueError, match=r"no motion module: call inject\(pipe\.unet, motion\) first"):
         quick(pipe)
+    with pytest.raises(ValueError, match=r"a pipeline with a Stable-Diffusion-1\.x UNet, got str"):
+        quick("mini")
     ar.inject(pipe.unet, motion, num_frames=16)
     with pytest.raises(ValueError, match="1 to 32 frames, got num_frames=40"):
         quick(pipe, num_frames=40)
-    with pytest.raises(ValueError, match="a string; got list"):
-        ar.animate(pipe, ["a cat", "a dog"])
     with pytest.raises(ValueError, match="animate sets generator itself: use seed"):
         quick(pipe, generator=torch.Generator())
+    with pytest.raises(ValueError, match="schedule is 'official' or 'pipeline', got 'mine'"):
+        quick(pipe, schedule="mine")
+    with pytest.raises(ValueError, match="decode_chunk_size is a number of frames, at least 1; got 0"):
+        quick(pipe, decode_chunk_size=0)
     assert motion.num_frames == 16
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (7, "a prompt is a string, or strings by frame .* got 7"),
+        (["a cat", 7], "a prompt is a string, or strings by frame .* got 7"),
+        ({0: 7}, "a prompt is a string, or strings by frame .* got {0: 7}"),
+        ([], "one prompt for every clip, and at least one; got 0 for 0"),
+        ({}, r"start at frame 0 and change by frame 15 .* got frames \[\]"),
+        ({1: "a cat"}, r"start at frame 0 and change by frame 15 .* got frames \[1\]"),
+        ({0: "a cat", 16: "a dog"}, r"start at frame 0 and change by frame 15 .* got frames \[0, 16\]"),
+    ],
+)
+def test_what_is_no_prompt(pipe, motion, prompt, said):
+    ar.inject(pipe.unet, motion, num_frames=16)
+    with pytest.raises(ValueError, match=said):
+        ar.animate(pipe, prompt)
+
+
+def test_what_is_no_negative_prompt(pipe, motion):
+    ar.inject(pipe.unet, motion, num_frames=16)
+    with pytest.raises(ValueError, match="one prompt for every clip, and at least one; got 2 for 1"):
+        quick(pipe, negative_prompt=["a cat", "a dog"])
+    with pytest.raises(ValueError, match="a prompt is a string"):
+        quick(pipe, negative_prompt=7)
+
+
+def test_lcm_pipelines_need_their_own_scheduler(pipe, motion):
+    lcm = LatentConsistencyModelPipeline(**pipe.components, requires_safety_checker=False)
+    ar.inject(lcm.unet, motion, num_frames=2)
+    with pytest.raises(ValueError, match=r"LatentConsistencyModelPipeline .* use schedule='pipeline'"):
+        quick(lcm)
 
 
 def test_what_load_base_refuses(tmp_path, monkeypatch):
@@ -98,24 +230,16 @@ def test_what_load_base_refuses(tmp_path, monkeypatch):
         ar.load_base("mini")
 
 
-def test_other_stock_pipelines_animate(pipe, motion):
-    from diffusers import StableDiffusionImg2ImgPipeline
-
-    img2img = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-    img2img.set_progress_bar_config(disable=True)
-    ar.inject(img2img.unet, motion, num_frames=4)
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    clip = quick(img2img, image=picture, strength=0.8)
-    assert clip.shape == (4, 64, 64, 3)
-
-
-def test_the_motion_module_follows_the_unet(pipe, motion):
-    ar.inject(pipe.unet, motion, num_frames=2)
-    pipe.unet.to(torch.float64)
-    x, text = torch.randn(2, 4, 16, 16).double(), torch.randn(2, 16, 128).double()
-    with torch.no_grad():
-        assert pipe.unet(x, 10, text).sample.dtype == torch.float64
-    pipe.unet.to(torch.float32)
+@torch.no_grad()
+@pytest.mark.parametrize("to", [torch.float64, "meta"])  # meta stands for any other device
+def test_the_motion_module_follows_the_unet(unet, to):
+    motion = motion_for(unet)
+    ar.inject(unet, motion)
+    unet.to(to)
+    sample = unet(torch.randn(4, 4, 8, 8).to(to), 10, torch.randn(4, 5, 24).to(to)).sample
+    followed = next(motion.parameters())
+    assert (followed.dtype, followed.device) == (sample.dtype, sample.device)
+    assert to in (followed.dtype, followed.device.type)
 
 
 def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():

@@ -30,6 +30,7 @@ LAYERS = [
     "lora",
     "convert",
     "training",
+    "rows",
     "generate",
     "evaluate",
     "show",
