@@ -132,9 +132,6 @@ def animate(
         if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts))):
             warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWords, stacklevel=2)
         with (
-            instead(
-                motion, "text_once", pipe.device.type == "cpu"
-            ),  # elsewhere a look at the text would make the device wait
             instead(pipe, "scheduler", _scheduler(pipe, schedule)),
             instead(pipe.vae, "decode", _in_chunks(pipe.vae.decode, decode_chunk_size)),
             options_by_row(pipe, options, clips, frames) as options,

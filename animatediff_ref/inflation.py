@@ -49,9 +49,6 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     handles = [unet.register_forward_pre_hook(partial(_prepare, motion), with_kwargs=True)]
     for place in motion.places:
         handles.append(_host(unet, place).register_forward_hook(partial(_run, motion, motion.at(place))))
-    for layer in _text_projections(unet):
-        handles.append(layer.register_forward_pre_hook(partial(_first_frames, motion)))
-        handles.append(layer.register_forward_hook(partial(_every_frame, motion)))
     for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
         handles.append(norm.register_forward_pre_hook(partial(_join, motion)))
         handles.append(norm.register_forward_hook(partial(_part, motion)))
@@ -88,7 +85,7 @@ def _host(unet: nn.Module, place: str) -> nn.Module:
 
 
 def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Hook before the UNet: its batch is whole clips, the motion module has its dtype, and whether frames share their text is known."""
+    """Hook before the UNet: its batch is whole clips, and the motion module has its dtype."""
     rows = (args[0] if args else kwargs["sample"]).shape[0]
     if rows % motion.num_frames:
         raise ValueError(
@@ -100,8 +97,6 @@ def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -
         next(motion.parameters()).dtype != dtype and dtype.itemsize > 1
     ):  # one byte: how weights are stored, not computed
         motion.to(dtype)
-    if motion.text_once:
-        motion.one_text = _one_text(args[2] if len(args) > 2 else kwargs["encoder_hidden_states"], motion.num_frames)
 
 
 def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Module, args: tuple, output):
@@ -116,22 +111,6 @@ def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Modu
     return transformer(output, motion.num_frames)
 
 
-def _one_text(text: torch.Tensor, frames: int) -> bool:
-    """Whether all frames of each clip read the same text."""
-    text = text.unflatten(0, (-1, frames))
-    return bool((text == text[:, :1]).all())
-
-
-def _first_frames(motion: MotionModule, layer: nn.Module, args: tuple) -> tuple:
-    """Hook before a layer that projects the text to keys or values: it need not do so for every frame."""
-    return (args[0][:: motion.num_frames],) if motion.text_once and motion.one_text else args
-
-
-def _every_frame(motion: MotionModule, layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    """Hook after it."""
-    return output.repeat_interleave(motion.num_frames, 0) if motion.text_once and motion.one_text else output
-
-
 def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
     """Hook before a GroupNorm of the UNet: it sees all frames of a clip at once (v1)."""
     return (frames_to_height(args[0], motion.num_frames),)
@@ -140,10 +119,6 @@ def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
 def _part(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     """Hook after it."""
     return height_to_frames(output, motion.num_frames)
-
-
-def _text_projections(unet: nn.Module) -> list[nn.Module]:
-    return [layer for name, layer in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
 
 
 def _resnet_norms(unet: nn.Module) -> list[nn.Module]:

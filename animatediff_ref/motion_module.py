@@ -16,7 +16,7 @@ from animatediff_ref.positions import sinusoidal_positions
 
 # Pixels' sequences do not meet, so they may go in parts. On a CPU a part then stays in its cache and the peak of
 # memory is the image model's; elsewhere parts are as large as the attention kernels of CUDA can take.
-AT_ONCE = {"cpu": 256}
+AT_ONCE = {"cpu": 128}
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,6 @@ class MotionModule(nn.Module):
             block.temporal_transformer = TemporalTransformer(config, channels)
             _attach(self, place, block)
         self.num_frames = num_frames
-        self.text_once = (
-            False  # project a clip's text once, not for every frame: faster, and equal but for the last bits
-        )
 
     @property
     def num_frames(self) -> int:

@@ -45,7 +45,6 @@ def ours(task: str):
     ar.inject(pipe.unet, motion, FRAMES)
     if task == "animate":
         return lambda: ar.animate(pipe, "a penguin, snow", num_inference_steps=STEPS)
-    motion.text_once = True  # as animate sets it
     x, text = noise().repeat(2, 1, 1, 1), _guided(pipe.encode_prompt("a penguin, snow", "cpu", FRAMES, True))
     return lambda: pipe.unet(x, 500, text).sample
 

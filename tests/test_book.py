@@ -21,9 +21,18 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-sync",
 ]
-PAGES = ("welcome", "05_temporal_transformer", "07_training", "08_animating", "references")
-CLIPS = {"welcome": 6, "07_training": 6, "08_animating": 7}  # at least
-FORMULAS = ("05_temporal_transformer", "07_training")
+PAGES = (
+    "welcome",
+    "05_temporal_transformer",
+    "06_in_the_unet",
+    "07_training",
+    "08_animating",
+    "pipelines",
+    "files",
+    "references",
+)
+CLIPS = {"welcome": 6, "06_in_the_unet": 3, "07_training": 6, "08_animating": 7}  # at least
+FORMULAS = ("05_temporal_transformer", "06_in_the_unet", "07_training")
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM or os.environ.get("CI")), reason="needs Chromium (apt install chromium, or set CHROME)"

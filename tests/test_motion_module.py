@@ -139,18 +139,3 @@ def test_injecting_again_replaces(unet):
     ar.inject(unet, second, 4)
     assert torch.equal(run(unet), together)
     assert ar.injected(unet) is second
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_text_is_projected_once_a_clip_where_frames_share_it(unet, shared):
-    x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 5, 24)
-    text = text[::4].repeat_interleave(4, 0) if shared else text
-    with torch.no_grad():
-        plain = unet(x, 500, text).sample
-        ar.inject(unet, motion := motion_for(unet, trained=False), 4)
-        motion.text_once = True
-        seen = []
-        layer = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k
-        layer.register_forward_pre_hook(lambda layer, args: seen.append(len(args[0])))
-        assert torch.allclose(unet(x, 500, encoder_hidden_states=text).sample, plain, atol=1e-6)
-    assert seen == [2 if shared else 8]
