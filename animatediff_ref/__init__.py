@@ -7,12 +7,12 @@ ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
 clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width, 3)
 """
 
-from animatediff_ref.checkpoints import load_motion_module, save_motion_module
+from animatediff_ref.checkpoints import PlainFile, load_motion_module, save_motion_module
 from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
 from animatediff_ref.convert import convert_file
 from animatediff_ref.evaluate import motion_amount, object_mask
 from animatediff_ref.files import FileInfo, inspect_file
-from animatediff_ref.generate import animate, best_device, load_base
+from animatediff_ref.generate import UnknownWords, animate, best_device, load_base
 from animatediff_ref.inflation import eject, inject, injected
 from animatediff_ref.lora import (
     SkippedLayers,
@@ -42,9 +42,11 @@ __all__ = [
     "LatentClips",
     "MotionConfig",
     "MotionModule",
+    "PlainFile",
     "SkippedLayers",
     "StepRecord",
     "TrainConfig",
+    "UnknownWords",
     "animate",
     "best_device",
     "convert_file",

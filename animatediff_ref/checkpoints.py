@@ -1,6 +1,7 @@
 """Motion modules in and out of files: published ones, this package's, and diffusers' ``MotionAdapter`` folders."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,12 +9,17 @@ from pathlib import Path
 import torch
 from diffusers import MotionAdapter
 
-from animatediff_ref.files import identify, motion_tensors, widths_of
+from animatediff_ref.files import config_of, identify, is_unet_dump, motion_tensors, widths_of
 from animatediff_ref.mini import mini_file
 from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.names import diffusers_name
+from animatediff_ref.names import diffusers_name, published_name
 from animatediff_ref.positions import sinusoidal_positions
-from animatediff_ref.storage import STRAY, read_weights, save_tensors, written_aside
+from animatediff_ref.storage import ADAPTER_WEIGHTS, DTYPES, STRAY, Weights, read_weights, save_tensors, written_aside
+
+
+class PlainFile(UserWarning):
+    """A file without metadata will be taken for another configuration than that of the module saved in it."""
+
 
 SCHEDULE = json.dumps({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"})
 
@@ -23,25 +29,31 @@ def load_motion_module(
     config: MotionConfig | None = None,
     *,
     norms: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
 ) -> MotionModule:
     """Read a motion module: the name ``"mini"``, a published ``.ckpt`` or ``.safetensors``, one saved here, or a folder of diffusers.
 
     Files of this package say what they are. For others the version is told from keys and shapes (a mid block: v2; 24 positions:
     v1; else v3), with that version's official norms; ``config`` overrides all of it. ``norms="official"`` or ``"diffusers"`` sets the
     norm convention alone: diffusers' pipelines pool the entry norm over frames, whatever file they load, so its folders do not say.
-    Weights are memory-mapped where the format allows and the dtype is right, and adopted without a copy.
+    ``dtype=None`` keeps the file's numbers. Weights are memory-mapped where the format allows and the dtype is right, and adopted
+    without a copy: do not overwrite the file in place while the module is in use.
 
     Raises ``ValueError`` that names the file, what it is and what was needed, if it is no motion module or does not fit ``config``.
     """
-    path = mini_file("motion_module.safetensors") if path == "mini" else Path(path)
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"a motion module has one of the dtypes {', '.join(map(str, DTYPES))}, got {dtype!r}")
+    path = mini_file("motion_module.safetensors") if str(path) == "mini" else Path(path)
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind != "motion module":
         raise info.refusal("motion module")
     tensors = motion_tensors(weights)
-    if "conv_in.weight" not in weights.tensors:  # in a dump of a whole UNet the rest is the UNet's
-        _refuse_surplus(path, weights.tensors.keys() - {*STRAY}, len(tensors))
+    stray = [name for name in weights.tensors if not published_name(name) and name not in STRAY]
+    if stray and not is_unet_dump(weights):
+        raise ValueError(
+            f"{path} holds tensors that no motion module has: {', '.join(stray[:3])}{' ...' * (len(stray) > 3)}"
+        )
     config, places = _with_norms(config or info.config, norms), widths_of(tensors)
     if config.mid_block != any(place.startswith("mid_block") for place in places):
         has, other = ("a", "none") if config.mid_block else ("no", "one")
@@ -63,8 +75,12 @@ def save_motion_module(
     ``format="official"``: a ``.safetensors`` with the published key names, whose metadata carry version, norms, frames and schedule;
     or a plain ``.ckpt`` for the official code. ``format="diffusers"``: a folder for ``MotionAdapter.from_pretrained``. Note that
     diffusers then pools the entry norm over frames: a module with official norms gives slightly other clips there.
-    ``dtype`` is that of the file, by default the module's own.
+    ``dtype`` is that of the file, by default the module's own. A ``.ckpt`` holds no metadata: warns with a ``PlainFile`` where it will
+    be taken for another configuration. Raises ``ValueError`` for another suffix, format or dtype, for numbers that the dtype cannot
+    hold, and for a folder that holds other things.
     """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"a motion module is written in one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
     state = {name: value.to(dtype or value.dtype) for name, value in _plain_state(motion).items()}
     metadata = {
         "kind": "motion_module",
@@ -76,6 +92,8 @@ def save_motion_module(
     }
     if format == "official":
         save_tensors(state, path, metadata)
+        if Path(path).suffix == ".ckpt" and config_of(Weights(state, {}), state) != motion.config:
+            warnings.warn(f"{path} cannot say what it is: load it with config={motion.config}", PlainFile, stacklevel=2)
     elif format == "diffusers":
         _save_adapter(motion, state, Path(path), metadata)
     else:
@@ -89,14 +107,6 @@ def _plain_state(motion: MotionModule) -> dict[str, torch.Tensor]:
     }
 
 
-def _refuse_surplus(path: Path, names: set[str], understood: int) -> None:
-    if len(names) > understood:
-        stray = sorted(name for name in names if ".motion_modules." not in name)
-        raise ValueError(
-            f"{path} holds tensors that no motion module has: {', '.join(stray[:3])}{' ...' if stray[3:] else ''}"
-        )
-
-
 def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
     if norms not in (None, "official", "diffusers"):
         raise ValueError(f"norms are 'official', 'diffusers' or None for what the file says, got {norms!r}")
@@ -107,7 +117,7 @@ def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
     return config
 
 
-def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
     """Let a motion module on the meta device adopt tensors; position tables may be missing or of other length, they are known."""
     filled = {}
     for name, own in motion.state_dict().items():
@@ -119,7 +129,7 @@ def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torc
                 f"{name} needs shape {tuple(own.shape)}, the file has {None if came is None else tuple(came.shape)}"
             )
         else:
-            filled[name] = came.to(dtype)
+            filled[name] = came.to(dtype or came.dtype)
     if surplus := [name for name in tensors if name not in filled and not name.endswith("pos_encoder.pe")]:
         raise ValueError(
             f"it has no {surplus[0]}, the file does" + (f", and {len(surplus) - 1} more" if surplus[1:] else "")
@@ -143,6 +153,13 @@ def _positions(name: str, came: torch.Tensor | None, shape: torch.Size) -> torch
 
 def _save_adapter(motion: MotionModule, state: dict[str, torch.Tensor], folder: Path, metadata: dict[str, str]) -> None:
     config = motion.config
+    known = {"config.json", *ADAPTER_WEIGHTS}
+    if folder.suffix in (".ckpt", ".safetensors", ".bin") or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"diffusers' format is a folder, and {folder} is or would be a file")
+    if folder.is_dir() and (other := sorted({path.name for path in folder.iterdir()} - known)):
+        raise ValueError(
+            f"{folder} holds other things ({other[0]}): name a new folder, or one that holds nothing but a MotionAdapter"
+        )
     if not config.positions or config.num_attentions != 2:
         raise ValueError(f"diffusers' MotionAdapter has positions and two attentions in a block, got positions={config.positions}, num_attentions={config.num_attentions}")  # fmt: skip
     levels: dict[str, list[int]] = {}

@@ -88,11 +88,13 @@ def animate(
 @app.command()
 def inspect(files: Annotated[list[Path], typer.Argument(help="files of weights, or folders of diffusers")]) -> None:
     """Tell what files of weights are, and what to do with them."""
-    with _plain_errors():
-        from animatediff_ref.files import inspect_file
+    from animatediff_ref.files import inspect_file
 
-        for file in files:
-            typer.echo(inspect_file(file))
+    absent = [file for file in files if not file.exists()]
+    for file in files:
+        typer.echo(f"error: there is no file {file}" if file in absent else inspect_file(file))
+    if absent:
+        raise typer.Exit(2)
 
 
 class Format(str, Enum):

@@ -24,8 +24,7 @@ def convert_file(
     source = Path(source)
     info = identify(source, read_weights(source))
     if info.kind == "motion module":
-        kept = dtype or getattr(torch, info.dtypes[0])
-        save_motion_module(load_motion_module(source, dtype=kept), target, to)
+        save_motion_module(load_motion_module(source, dtype=None), target, to, dtype)
     elif info.kind in LORAS:
         pairs = read_lora(source, info.kind)
         if other := [layer for layer in pairs if ".transformer_blocks." not in layer]:

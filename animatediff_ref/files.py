@@ -22,6 +22,7 @@ ADVICE = {
     "SparseCtrl encoder": "diffusers' SparseControlNetModel; it is not a motion module, though it contains temporal layers",
     "ControlNet": "diffusers' ControlNetModel, in a ControlNet pipeline whose UNet is injected",
     "IP-Adapter": "pipe.load_ip_adapter",
+    "pipeline folder": "load_base(path): it is a whole image model",
     "full checkpoint": "load_base(path): it is a whole image model",
     "UNet": "diffusers' UNet2DConditionModel: it is an image model, without motion",
     "autoencoder": "diffusers' AutoencoderKL",
@@ -88,7 +89,7 @@ class FileInfo:
             size = f"{self.tensors} tensors, {self.parameters:,} numbers, {', '.join(self.dtypes)}"
             lines.append(f"  holds     {size}" + (f"; {self.format} names" if self.format else ""))
         if self.config:
-            lines += [f"  frames    at most {self.config.num_positions}" + (f", trained on {self.num_frames}" if self.num_frames else ""),
+            lines += [f"  frames    at most {self.config.num_positions}" + (f", set to {self.num_frames}" if self.num_frames else ""),
                       f"  places    widths {', '.join(map(str, self.widths))}; mid block: {'yes' if self.config.mid_block else 'no'}",
                       f"  norms     {self.config.norms}"]  # fmt: skip
         lines += [f"  note      {note}" for note in self.notes]
@@ -103,6 +104,8 @@ def inspect_file(path: str | Path) -> FileInfo:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"there is no file {path}")
+    if (path / "model_index.json").exists():
+        return FileInfo(path, "pipeline folder", "diffusers")
     try:
         return identify(path, read_weights(path))
     except Unreadable as error:
@@ -110,11 +113,18 @@ def inspect_file(path: str | Path) -> FileInfo:
 
 
 def identify(path: Path, weights: Weights) -> FileInfo:
-    """What weights that were read are."""
-    counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values())
-    size = {"tensors": len(weights.tensors), "parameters": sum(map(torch.Tensor.numel, weights.tensors.values())), "dtypes": tuple(counted)}  # fmt: skip
+    """What weights that were read are. ``Unreadable`` if what the file says of itself makes no sense."""
     try:
-        pairs = pairs_of(weights.tensors)
+        return _identify(path, weights)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        raise Unreadable(f"{path} has names, shapes or metadata that make no sense: {error}") from error
+
+
+def _identify(path: Path, weights: Weights) -> FileInfo:
+    counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values())
+    size = {"tensors": len(weights.tensors), "parameters": sum(tensor.numel() for name, tensor in weights.tensors.items() if not name.endswith(".pe")), "dtypes": tuple(counted)}  # fmt: skip
+    try:
+        pairs = pairs_of(weights)
     except ValueError as error:
         return FileInfo(path, "damaged LoRA", **size, notes=(str(error),))
     if pairs or any(".lora" in name or "lora_" in name or "hada_w" in name for name in weights.tensors):
@@ -123,18 +133,27 @@ def identify(path: Path, weights: Weights) -> FileInfo:
         return _identify_motion(path, weights, motion, size)
     names = list(weights.tensors)
     kind = next((kind for sign, kind in SIGNS.items() if any(sign in name for name in names)), "unknown weights")
-    if (
-        kind == "unknown weights"
-        and 0 < len(names) <= 2
-        and all(tensor.ndim <= 2 for tensor in weights.tensors.values())
-    ):
+    if kind == "unknown weights" and 0 < len(names) <= 2 and all(map(_is_embedding, weights.tensors.values())):
         kind = "textual inversion"
     return FileInfo(path, kind, **size)
 
 
+def _is_embedding(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim in (1, 2)
+
+
 def motion_tensors(weights: Weights) -> dict[str, torch.Tensor]:
     """The tensors of a motion module under their published names, out of whatever else a file holds."""
-    return {published: tensor for name, tensor in weights.tensors.items() if (published := published_name(name))}
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.tensors.items():
+        if (published := published_name(name)) and found.setdefault(published, tensor) is not tensor:
+            raise ValueError(f"two tensors are {published}, one of them {name}")
+    return found
+
+
+def is_unet_dump(weights: Weights) -> bool:
+    """Whether a motion module comes with the whole UNet, as training dumps it."""
+    return "down_blocks.0.resnets.0.conv1.weight" in weights.tensors
 
 
 def widths_of(motion: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -171,7 +190,7 @@ def _identify_motion(path: Path, weights: Weights, motion: dict[str, torch.Tenso
     levels = {place.split(".")[1] for place in widths if place.startswith("down_blocks")}
     if len(levels) == 3 and tuple(sorted(set(widths.values()))) == SDXL_WIDTHS:
         return FileInfo(path, "SDXL motion module", format, widths=SDXL_WIDTHS, **size)
-    if "conv_in.weight" in weights.tensors:
+    if is_unet_dump(weights):
         notes.append("a whole UNet as training dumps it; only its motion module is used")
     if not any(name.endswith(".pe") for name in weights.tensors) and "config" not in weights.metadata and "diffusers" not in weights.metadata:  # fmt: skip
         notes.append("it holds no position tables, so v1 and v3 look alike; v3 is assumed unless config says otherwise")
@@ -189,7 +208,7 @@ def config_of(weights: Weights, motion: dict[str, torch.Tensor]) -> MotionConfig
 
     A mid block: v2. 24 positions: v1. Otherwise v3.
     """
-    if "config" in weights.metadata:
+    if weights.metadata.get("kind") == "motion_module":
         return MotionConfig(**json.loads(weights.metadata["config"]))
     rows = next((tensor.shape[1] for name, tensor in motion.items() if name.endswith("pos_encoder.pe")), 32)
     depth = 1 + max(

@@ -63,6 +63,7 @@ def load_base(
     unless they are cached), or a hub id, which it then downloads. ``style``
     adds a personalised style of the mini world (``"blob"``); any other LoRA goes in with ``pipe.load_lora_weights``.
     """
+    name = str(name)
     if style is not None and name != "mini":
         raise ValueError(
             f"style={style!r} belongs to the base 'mini', got base {str(name)!r}: use pipe.load_lora_weights for others"
@@ -115,7 +116,8 @@ def animate(
     - ``decode_chunk_size``: how many frames go through the decoder at a time.
     - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... A picture there (PIL, or uint8 (h, w, 3))
       serves all frames; of a clip (uint8 (f, h, w, 3) as from ``read_clip``; masks (f, h, w)) each frame gets its own, also
-      as ``ip_adapter_image``, where diffusers gives every image to every frame. Several ControlNets or adapters take a list of clips.
+      as ``ip_adapter_image``, where diffusers gives every image to every frame. Several clips with pictures of their own take
+      uint8 (n, f, h, w, 3); several ControlNets or adapters a list, a clip for each.
 
     Warns of words that the base was never taught, where its tokenizer says which it knows. Raises ``ValueError`` without a motion
     module, for more frames than it has positions, and for prompts, clips or settings that do not fit.
@@ -123,6 +125,8 @@ def animate(
     motion = _motion_in(pipe)
     if taken := sorted(options.keys() & TAKEN.keys()):
         raise ValueError(f"animate sets {taken[0]} itself: use {TAKEN[taken[0]]}")
+    if unknown := sorted(options.keys() - signature(pipe.__call__).parameters):
+        raise ValueError(f"{type(pipe).__name__} has no option {unknown[0]!r}")
     if not isinstance(decode_chunk_size, int) or decode_chunk_size < 1:
         raise ValueError(f"decode_chunk_size is a number of frames, at least 1; got {decode_chunk_size!r}")
     clips = len(prompt) if isinstance(prompt, list) else 1

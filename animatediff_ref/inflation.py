@@ -29,9 +29,11 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     taken out first. ``num_frames=None`` keeps ``motion.num_frames``. ``unet`` may be compiled before or after; what ``torch.compile``
     made in this process so far is forgotten and made again when needed. A deep copy of ``unet`` has a copy of ``motion`` in it.
 
+    A motion module in two UNets has one ``num_frames`` and one dtype for both.
+
     Raises ``ValueError`` if the UNet has no such places or other widths, or if there are more frames than positions.
     """
-    unet = _uncompiled(unet)
+    unet = uncompiled(unet)
     wanted = motion_places(unet, mid_block="mid_block.motion_modules.0" in motion.places)
     for place in sorted(wanted.keys() | motion.places.keys()):
         if wanted.get(place) != motion.places.get(place):
@@ -60,7 +62,7 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
 
 def eject(unet: UNet2DConditionModel) -> MotionModule | None:
     """Take the motion module out and return it; the UNet is bit-identical to before. None if there was none."""
-    motion, handles = vars(_uncompiled(unet)).pop("_injected", (None, []))
+    motion, handles = vars(uncompiled(unet)).pop("_injected", (None, []))
     for handle in handles:
         handle.remove()
     return motion
@@ -68,10 +70,10 @@ def eject(unet: UNet2DConditionModel) -> MotionModule | None:
 
 def injected(unet: UNet2DConditionModel) -> MotionModule | None:
     """The motion module now in ``unet``, or None."""
-    return vars(_uncompiled(unet)).get("_injected", (None, []))[0]
+    return vars(uncompiled(unet)).get("_injected", (None, []))[0]
 
 
-def _uncompiled(unet: nn.Module) -> nn.Module:
+def uncompiled(unet: nn.Module) -> nn.Module:
     """The UNet inside what ``torch.compile`` returned."""
     return getattr(unet, "_orig_mod", unet)
 
@@ -90,7 +92,7 @@ def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -
     if rows % motion.num_frames:
         raise ValueError(
             f"a batch of {rows} rows does not divide into clips of {motion.num_frames} frames: "
-            f"pass clips of {motion.num_frames} frames, or set motion.num_frames"
+            f"pass clips of {motion.num_frames} frames (animate does), set motion.num_frames, or eject the motion module"
         )
     dtype = next(unet.parameters()).dtype
     if (

@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from animatediff_ref.files import identify
+from animatediff_ref.inflation import uncompiled
 from animatediff_ref.low_rank import LowRank, compressed, concatenated, pairs_of, save_pairs
 from animatediff_ref.mini import mini_file
 from animatediff_ref.motion_module import MotionModule
@@ -37,18 +38,25 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
     ``name`` (by default the file's stem) is what ``set_motion_loras`` knows it by; one of that name is replaced. Reads published
     files, those saved here, diffusers' and peft's, and kohya's with their alphas. Layers of a middle block that ``motion`` has not
-    (a LoRA made for v2 on a v1 or v3) are skipped with a ``SkippedLayers`` warning. Raises ``ValueError`` if the file is something
+    (a LoRA made for v2 on a v1 or v3) are skipped with a ``SkippedLayers`` warning; a LoRA without them leaves ``motion``'s as it is. Raises ``ValueError`` if the file is something
     else or does not fit; ``motion`` is then as it was.
     """
     path = Path(path)
     name = name or path.stem.replace(".", "_")
-    if "." in name:
-        raise ValueError(f"the name of a MotionLoRA has no dots, got {name!r}")
+    if not isinstance(name, str) or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"the name of a MotionLoRA is a string without dots, and not one that PyTorch uses, got {name!r}"
+        )
     pairs = read_lora(path, "MotionLoRA")
     middle = [layer for layer in pairs if layer.startswith("mid_block.") and not motion.config.mid_block]
     fitting = {layer: pair for layer, pair in pairs.items() if layer not in middle}
     _check_fit(path, fitting, _linear_shapes(motion))
-    _check_places(path, fitting, motion)
+    if missing := [
+        place
+        for place in motion.places
+        if not place.startswith("mid_block") and not any(layer.startswith(f"{place}.") for layer in fitting)
+    ]:
+        raise ValueError(f"{path} is incomplete: it has nothing for {missing[0]}")
     if middle:
         warnings.warn(f"{path}: skipped {len(middle)} layers of the middle block, which this motion module has not", SkippedLayers, stacklevel=2)  # fmt: skip
     if name in motion_loras(motion):
@@ -77,24 +85,27 @@ def set_motion_loras(motion: MotionModule, weights: Mapping[str, float]) -> None
 
 
 def unload_motion_loras(motion: MotionModule, *names: str) -> None:
-    """Take the named MotionLoRAs off, or all of them; the weights of ``motion`` are bit-identical to before."""
+    """Take the named MotionLoRAs off, or all of them; the weights of ``motion`` are bit-identical to before.
+
+    ``ValueError`` for a name that is not loaded.
+    """
     there = motion_loras(motion)
     if unknown := [name for name in names if name not in there]:
         raise ValueError(f"no MotionLoRA {unknown[0]!r} is loaded; there are: {', '.join(there) or 'none'}")
+    names = dict.fromkeys(names or there)
     for layer in _lora_layers(motion):
-        for name in names or there:
+        for name in names:
             layer.delete_adapter(name)
-    for name in names or there:
+    for name in names:
         motion.peft_config.pop(name)
     if not motion_loras(motion):
         recurse_remove_peft_layers(motion)
 
 
 def fuse_motion_loras(motion: MotionModule) -> None:
-    """Merge the MotionLoRAs, weighed as they are, into the weights of ``motion`` for good."""
+    """Merge the MotionLoRAs, weighed as they are, into the weights of ``motion`` for good, and take them off. Without any, nothing happens."""
     for layer in _lora_layers(motion):
         layer.merge()
-        layer.merged_adapters.clear()  # else taking the adapters off would undo the merge
     unload_motion_loras(motion)
 
 
@@ -138,23 +149,29 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
     Reads published files, those saved here, diffusers' and peft's, and kohya's with their alphas. Raises ``ValueError`` if the file
     holds something else, or an adapter for a UNet of other widths; ``unet`` is then as before.
     """
-    path = mini_file("domain_adapter.safetensors") if path == "mini" else Path(path)
+    unet = uncompiled(unet)
+    path = mini_file("domain_adapter.safetensors") if str(path) == "mini" else Path(path)
     pairs = read_lora(path, "domain adapter", "style LoRA")
+    if other := [layer for layer in pairs if not re.fullmatch(SPATIAL, layer)]:
+        raise ValueError(f"{path} is no domain adapter: that changes attention projections alone, this also {other[0]}")
     needed = _linear_shapes(unet, SPATIAL)
     _check_fit(path, pairs, needed)
     if missing := sorted(needed.keys() - pairs.keys()):
         raise ValueError(f"{path} does not fit this UNet: a domain adapter has all attentions, it lacks {missing[0]}")
     if len(ranks := {pair.rank for pair in pairs.values()}) != 1:
         raise ValueError(f"{path}: a domain adapter has one rank, got {', '.join(map(str, sorted(ranks)))}")
+    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     add_domain_adapter(unet, ranks.pop())
     _fill(unet, DOMAIN, pairs)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
     set_domain_adapter(unet, scale)
 
 
 def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Parameter]:
     """Put a fresh domain adapter on every self- and cross-attention of ``unet`` and return its parameters, to be trained.
 
-    Fresh, it changes nothing: one of its two factors is zero. It replaces a domain adapter already there; other adapters,
+    Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a domain adapter already there; other adapters,
     such as a style, stay as active as they were.
     """
     others = [name for name in getattr(unet, "peft_config", {}) if name != DOMAIN]
@@ -173,10 +190,19 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
 
 
 def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
-    """Weigh the domain adapter by ``scale`` (alpha of Eq. 4): 1 as trained, 0 dropped, the paper's setting at inference."""
+    """Weigh the domain adapter by ``scale`` (alpha of Eq. 4): 1 as trained, 0 dropped, the paper's setting at inference.
+
+    diffusers switches it off when a style is loaded or set after it; this call switches it on again, beside the style.
+    ``ValueError`` if ``unet`` has none, or if it was fused into the weights.
+    """
+    unet = uncompiled(unet)
     layers = [layer for layer in _lora_layers(unet) if DOMAIN in layer.scaling]
     if not layers:
         raise ValueError("this UNet has no domain adapter: load one with load_domain_adapter, or train one")
+    if any(DOMAIN in layer.merged_adapters for layer in layers):
+        raise ValueError("the domain adapter was fused into the UNet's weights: unfuse it before weighing it")
+    if DOMAIN not in (active := unet.active_adapters()):
+        unet.set_adapter([*active, DOMAIN])
     for layer in layers:
         layer.set_scale(DOMAIN, scale)
 
@@ -199,7 +225,10 @@ def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
         raise info.refusal(kinds[0])
     if stray := [name for name in weights.tensors if not lora_part(name) and name not in STRAY]:
         raise ValueError(f"{path} holds a tensor that is no part of a {kinds[0]}: {stray[0]}")
-    return pairs_of(weights.tensors)
+    pairs = pairs_of(weights)
+    if info.kind == "MotionLoRA":
+        _check_places(path, pairs)
+    return pairs
 
 
 def _lora_layers(model: nn.Module) -> list[LoraLayer]:
@@ -225,12 +254,14 @@ def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tu
             )
 
 
-def _check_places(path: Path, pairs: Mapping[str, LowRank], motion: MotionModule) -> None:
+def _check_places(path: Path, pairs: Mapping[str, LowRank]) -> None:
     """A MotionLoRA changes the same layers at every place; one that does not has lost some."""
-    layers: dict[str, set[str]] = {place: set() for place in motion.places if not place.startswith("mid_block")}
+    layers: dict[str, set[str]] = {}
     for layer in pairs:
         place, _, rest = layer.partition(".temporal_transformer.")
         layers.setdefault(place, set()).add(rest)
+    if absent := {"down_blocks", "up_blocks"} - {place.split(".")[0] for place in layers}:
+        raise ValueError(f"{path} is incomplete: it has nothing for {' and '.join(sorted(absent))}")
     every = set().union(*layers.values())
     for place, rest in layers.items():
         if rest != every:

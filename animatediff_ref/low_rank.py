@@ -4,6 +4,7 @@ r"""Low-rank changes of weights (paper Eq. 3) and the files that hold them, whoe
 Published files hold no alpha, which means :math:`\alpha = r`; kohya-style files hold one for every layer.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from animatediff_ref.names import lora_name, lora_part
-from animatediff_ref.storage import save_tensors
+from animatediff_ref.storage import Weights, save_tensors
 
 FORMATS = ("official", "diffusers", "kohya")
 
@@ -34,16 +35,18 @@ class LowRank:
         return LowRank(self.down, self.up if factor == 1 else self.up * factor, self.rank)
 
 
-def pairs_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRank]:
-    """The changes in the tensors of a LoRA file, by the published name of the layer. Tensors that are no part of one are passed over.
+def pairs_of(weights: Weights) -> dict[str, LowRank]:
+    """The changes in a LoRA file, by the published name of the layer. Tensors that are no part of one are passed over.
+
+    Alphas come with the tensors (kohya) or in the metadata (diffusers); without either, alpha is the rank.
 
     Raises ``ValueError`` for a factor without its partner, and for factors that do not fit together.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in weights.tensors.items():
         if found := lora_part(name):
             parts.setdefault(found[0], {})[found[1]] = tensor
-    pairs = {}
+    pairs, ratio = {}, _alpha_over_rank(weights.metadata)
     for layer, part in parts.items():
         down, up = (part.get(side) for side in ("down", "up"))
         if down is None or up is None:
@@ -52,8 +55,21 @@ def pairs_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRank]:
             raise ValueError(f"the factors of {layer} do not fit: came {tuple(down.shape)} and {tuple(up.shape)}")
         if part.get("alpha", torch.ones(1)).numel() != 1:
             raise ValueError(f"the alpha of {layer} is one number, came {tuple(part['alpha'].shape)}")
-        pairs[layer] = LowRank(down, up, float(part.get("alpha", down.shape[0])))
+        if not (alpha := float(part.get("alpha", ratio * down.shape[0]))):
+            raise ValueError(f"the alpha of {layer} is 0: it changes nothing")
+        pairs[layer] = LowRank(down, up, alpha)
     return pairs
+
+
+def _alpha_over_rank(metadata: Mapping[str, str]) -> float:
+    """What diffusers says of its LoRAs' alpha, in the metadata of the file."""
+    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    told = {name.removeprefix("unet."): value for name, value in told.items()}
+    if told.get("alpha_pattern") or told.get("rank_pattern"):
+        raise ValueError(
+            "its metadata give layers an alpha of their own, which is not read here: save it from diffusers without a pattern"
+        )
+    return told.get("lora_alpha", 1) / told.get("r", 1)
 
 
 def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind: str) -> None:
@@ -75,10 +91,12 @@ def concatenated(loras: Iterable[tuple[Mapping[str, LowRank], float]]) -> dict[s
     for pairs, weight in loras:
         for layer, pair in pairs.items():
             parts.setdefault(layer, []).append(pair.scaled(weight))
-    return {layer: _side_by_side(found) for layer, found in parts.items()}
+    return {layer: _side_by_side(layer, found) for layer, found in parts.items()}
 
 
-def _side_by_side(parts: list[LowRank]) -> LowRank:
+def _side_by_side(layer: str, parts: list[LowRank]) -> LowRank:
+    if len(shapes := {(part.up.shape[0], part.down.shape[1]) for part in parts}) > 1:
+        raise ValueError(f"these LoRAs are of different models: {layer} is {' and '.join(map(str, sorted(shapes)))}")
     down, up = torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1)
     return LowRank(down, up, len(down))
 

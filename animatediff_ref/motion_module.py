@@ -221,6 +221,8 @@ class MotionModule(nn.Module):
     @num_frames.setter
     def num_frames(self, count: int) -> None:
         limit = self.config.num_positions
+        if isinstance(count, bool) or not hasattr(count, "__index__"):
+            raise ValueError(f"num_frames is a whole number, got {count!r}")
         if not 1 <= count <= (limit if self.config.positions else count):
             raise ValueError(f"this motion module has positions for 1 to {limit} frames, got num_frames={count}")
         self._num_frames = count

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import numpy as np
 import torch
+from diffusers import MultiAdapter, MultiControlNetModel
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
+
+NEEDED = "a picture, uint8 (h, w, 3), or a clip of {frames} frames, (f, h, w, 3), or one for each clip, (n, f, h, w, 3); masks without the 3"
 
 
 def prompts_by_row(prompt, clips: int, frames: int) -> list[str]:
@@ -33,7 +37,10 @@ def _held(prompt: str | dict[int, str], frames: int) -> list[str]:
 
 def generators_by_row(seed: int, clips: int, frames: int) -> list[torch.Generator]:
     """A generator for every row; the rows of a clip draw in turn from one that they share."""
-    return [generator for i in range(clips) for generator in [torch.Generator().manual_seed(seed + i)] * frames]
+    if not hasattr(seed, "__index__"):
+        raise ValueError(f"a seed is a whole number, got {seed!r}")
+    of_clips = [torch.Generator().manual_seed(int(seed) + i) for i in range(clips)]
+    return [generator for generator in of_clips for _ in range(frames)]
 
 
 @contextmanager
@@ -53,7 +60,9 @@ def instead(owner, name: str, value) -> Iterator[None]:
 @contextmanager
 def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dict]:
     """The pipeline's options, in which prompts, pictures and clips have an entry for every row of its batch."""
-    entries = {name: _entries(name, option, clips, frames) for name, option in options.items()}
+    entries = {
+        name: _entries(name, option, clips, frames, several=name in _several(pipe)) for name, option in options.items()
+    }
     if not _are_clips(options.get("ip_adapter_image")):
         yield entries
         return
@@ -66,13 +75,25 @@ def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dic
         yield entries
 
 
-def _entries(name: str, option, clips: int, frames: int):
+def _several(pipe) -> set[str]:
+    """The options that take a list with a clip for each of the pipeline's ControlNets or adapters."""
+    nets = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
+    takes = signature(pipe.__call__).parameters
+    control = {"control_image" if "control_image" in takes else "image"}
+    return {"ip_adapter_image"} | (control if isinstance(nets, MultiControlNetModel | MultiAdapter) else set())
+
+
+def _entries(name: str, option, clips: int, frames: int, several: bool):
+    if isinstance(option, np.ndarray) and option.dtype == bool:  # a mask
+        option = option.astype(np.uint8) * 255
     if name == "negative_prompt" and option is not None:
         return prompts_by_row(option, clips, frames)
     if isinstance(option, Image.Image) and name != "ip_adapter_image":
         return [option] * (clips * frames)
     if not _are_clips(option):
         return option
+    if isinstance(option, list) and not several:  # a list of frames, or of clips
+        option = np.stack(option)
     pictures = [_pictures(name, each, clips, frames) for each in (option if isinstance(option, list) else [option])]
     if name == "ip_adapter_image":
         return pictures
@@ -92,5 +113,5 @@ def _pictures(name: str, clip: np.ndarray, clips: int, frames: int) -> list[Imag
     picture = clip.shape[-3:] if clip.shape[-1] == 3 else clip.shape[-2:]
     pictures = [Image.fromarray(each) for each in clip.reshape(-1, *picture)]
     if len(pictures) not in (1, frames, clips * frames):
-        raise ValueError(f"{name} needs a picture or a clip of {frames} frames, got uint8 {clip.shape}")
+        raise ValueError(f"{name} needs {NEEDED.format(frames=frames)}; got shape {clip.shape}")
     return pictures * (clips * frames // len(pictures))

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the files that are written
 WRAPPERS = ("state_dict", "controlnet", "motion_module")  # top-level entries under which files keep their tensors
 STRAY = ("animatediff_config",)  # what published files may hold besides tensors that mean something
 ADAPTER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin")  # fmt: skip
@@ -34,7 +35,7 @@ class Unreadable(ValueError):
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it at the end; on any failure the old file or folder stays and the new one goes."""
-    path = Path(path)
+    path = Path(path).resolve()  # what a link leads to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (path.with_name(f".{path.stem}.{os.getpid()}{end}{path.suffix}") for end in ("", ".old"))
     try:
@@ -54,6 +55,13 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata
     path = Path(path)
     if path.suffix not in (".safetensors", ".ckpt"):
         raise ValueError(f"weights are written as .safetensors or .ckpt, got {path.name!r}")
+    if path.is_dir():
+        raise ValueError(f"weights are written to a file, and {path} is a folder")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} cannot be written as {tensor.dtype}: needed are finite numbers in one of {', '.join(map(str, DTYPES))}"
+            )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_aside(path) as aside:
         aside.touch()
@@ -85,12 +93,16 @@ def read_weights(path: str | Path) -> Weights:
         raise
     except Exception as error:  # on bytes that are no pickle, torch's reader fails in any way there is
         raise Unreadable(f"{path} {_seems(head, error)}") from error
-    broken = [
-        name for name, tensor in found.tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
+    broken = [name for name, tensor in found.tensors.items() if not _is_finite(tensor)]
     if broken:
         raise Unreadable(f"{path} is damaged: {len(broken)} tensors hold NaN or infinite values, first {broken[0]}")
     return found
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.dtype.itemsize == 1:  # float8, of which torch cannot ask
+        tensor = tensor.float()
+    return bool(tensor.isfinite().all())
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -113,7 +125,8 @@ def _read_torch(path: Path, head: bytes) -> Weights:
     if not isinstance(state, dict):
         raise Unreadable(f"{path} holds a {type(state).__name__}: needed are tensors by name")
     for name in WRAPPERS:
-        state = state.get(name, state)
+        inner = state.get(name)
+        state = inner if isinstance(inner, dict) else state
     return Weights(_unwrapped(state), {})
 
 
@@ -129,7 +142,7 @@ def _read_folder(path: Path) -> Weights:
 
 
 def _unwrapped(state: Mapping) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
+    return {str(name).removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Bad input: each file gives one clear error that names it, and what is in use stays as it was. No mutation loads silently wrong."""
 
+import io
 import os
 import pickle
 import struct
@@ -17,6 +18,13 @@ import animatediff_ref as ar
 class Code:
     def __reduce__(self):
         return os.system, ("touch /tmp/this-must-not-run",)
+
+
+def zipped(content) -> bytes:
+    """As torch.save writes it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -38,6 +46,7 @@ BYTES = {
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(200)), "no file of weights"),
     "code": (pickle.dumps({"state_dict": Code()}), "such as code, and was not opened"),
     "code, old protocol": (pickle.dumps({"state_dict": Code()}, protocol=2), "such as code, and was not opened"),
+    "code, zipped": (zipped({"state_dict": Code()}), "such as code, and was not opened"),
     "header only": (struct.pack("<Q", 10_000) + b'{"a":', "no file of weights, or a damaged one"),
 }
 TENSORS = {
@@ -97,6 +106,29 @@ def test_motion_modules_that_are_wrong(tmp_path, what):
         ar.load_motion_module(tmp_path / "mm.ckpt", config)
 
 
+SAYS = {
+    "an unknown field": {"kind": "motion_module", "config": '{"colour": 3}'},
+    "no json": {"kind": "motion_module", "config": "{"},
+    "no number": {"num_frames": "lots"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAYS)
+def test_metadata_that_make_no_sense(tmp_path, what):
+    save_file(state(), tmp_path / "m.safetensors", SAYS[what])
+    with pytest.raises(ValueError, match=r"m\.safetensors has names, shapes or metadata that make no sense"):
+        ar.load_motion_module(tmp_path / "m.safetensors")
+    assert ar.inspect_file(tmp_path / "m.safetensors").kind == "not a model"
+
+
+def test_odd_weights_are_told(tmp_path):
+    save_file({name: value.to(torch.float8_e4m3fn) for name, value in state().items()}, tmp_path / "m.safetensors")
+    assert ar.inspect_file(tmp_path / "m.safetensors").dtypes == ("float8_e4m3fn",)
+    torch.save({**state(), f"unet.{Q}": torch.zeros(32, 32)}, tmp_path / "twice.ckpt")
+    with pytest.raises(ValueError, match=r"twice\.ckpt has names.*two tensors are .*to_q\.weight"):
+        ar.load_motion_module(tmp_path / "twice.ckpt")
+
+
 def test_a_v1_file_forced_as_v2(tmp_path):
     torch.save(ar.MotionModule(ar.MotionConfig.v1(), tiny_unet()).state_dict(), tmp_path / "v1.ckpt")
     with pytest.raises(ValueError, match=r"v1\.ckpt is forced as v2, which has a mid block; the file has none"):
@@ -138,9 +170,10 @@ def test_loras_that_are_wrong(tmp_path):
     wrong = {
         "a factor missing": ({k: v for k, v in camera.items() if k != first}, "needs a down and an up factor, came up"),
         "a layer missing": (_without(camera, first.rsplit("_lora", 1)[0]), "is incomplete: at down_blocks.0.* lacks"),
-        "a place missing": (_without(camera, "up_blocks.1.motion_modules.2"), "is incomplete: at up_blocks.1.motion_modules.2"),
+        "a place missing": (_without(camera, "up_blocks.1.motion_modules.2"), "is incomplete: it has nothing for up_blocks.1.motion_modules.2"),
         "ranks that differ": ({**camera, first: camera[first][:2]}, "do not fit"),
         "another width": ({**camera, first: torch.zeros(4, 20)}, r"is \(32, 32\) in the model, \(32, 20\) in the file"),
+        "half a file": ({k: v for k, v in camera.items() if k.startswith("down")}, "is incomplete: it has nothing for up_blocks"),
         "a stranger": ({**camera, "layer.weight": torch.zeros(2)}, "no part of a MotionLoRA: layer.weight"),
         "NaN": ({**camera, first: camera[first] * float("nan")}, "is damaged"),
     }  # fmt: skip

@@ -84,8 +84,12 @@ def test_inspect_and_convert(tmp_path):
     assert done.exit_code == 0, done.output
     assert "from official to diffusers" in done.output and "pools this module's entry norm" in done.output
     assert ar.load_motion_module(tmp_path / "adapter").config == ar.load_motion_module("mini").config
+    done = invoke("convert", tmp_path / "adapter", tmp_path / "m.ckpt", "--dtype", "bfloat16")
+    assert ar.inspect_file(tmp_path / "m.ckpt").dtypes == ("bfloat16",)
     done = invoke("convert", mini / "domain_adapter.safetensors", tmp_path / "a.safetensors", "--to", "kohya", "--dtype", "float16")  # fmt: skip
     assert "float16; kohya names" in done.output
+    done = invoke("inspect", tmp_path / "absent", mini / "model_index.json")
+    assert done.exit_code == 2 and "there is no file" in done.output and "not a model" in done.output
     for words in (("inspect", tmp_path / "absent"), ("convert", mini / "styles/blob.safetensors", tmp_path / "x.safetensors"),
                   ("convert", mini / "model_index.json", tmp_path / "x.safetensors"),
                   ("convert", mini / "motion_module.safetensors", tmp_path / "x.safetensors", "--to", "kohya")):  # fmt: skip

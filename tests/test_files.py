@@ -1,5 +1,8 @@
 """Done when 2: every format in and out, bit-exact; what a file is, told; version and norms; nothing half-written."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -211,7 +214,12 @@ def test_a_domain_adapter_leaves_a_style_as_it_is(tmp_path):
     assert not torch.allclose(run(unet), styled, atol=1e-4)
     ar.set_domain_adapter(unet, 0.0)
     assert torch.allclose(run(unet), styled, atol=1e-6)
-    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    frozen = [p for name, p in unet.named_parameters() if "domain_adapter" in name]
+    assert frozen and not any(parameter.requires_grad for parameter in frozen)
+    unet.set_adapter("style")  # as loading another style in diffusers does
+    assert torch.allclose(run(unet), styled, atol=1e-6)
+    ar.set_domain_adapter(unet, 1.0)
+    assert not torch.allclose(run(unet), styled, atol=1e-4)
 
 
 # --- what is this file? -------------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ def test_inspect_motion_modules(tmp_path):
     report = str(ar.inspect_file(ar.data_folder() / "models/mini/motion_module.safetensors"))
     for part in (
         "motion module v3",
-        "at most 32, trained on 16",
+        "at most 32, set to 16",
         "48, 96, 192",
         "each over one frame",
         "load_motion_module",
@@ -302,12 +310,59 @@ def test_a_killed_save_leaves_the_old_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_folders_and_files_of_the_user_stay(tmp_path):
+    motion = motion_for(tiny_unet())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    (tmp_path / "notes").write_text("too")
+    for target, message in (("mine", r"holds other things \(thesis\.txt\)"), ("notes", "is or would be a file"), ("a.ckpt", "is or would be a file")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            ar.save_motion_module(motion, tmp_path / target, format="diffusers")
+    with pytest.raises(ValueError, match="is a folder"):
+        (tmp_path / "b.ckpt").mkdir()
+        ar.save_motion_module(motion, tmp_path / "b.ckpt")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    ar.save_motion_module(motion, tmp_path / "link", format="diffusers")
+    ar.save_motion_module(motion, tmp_path / "link", format="diffusers")
+    assert ar.load_motion_module(tmp_path / "real").config == motion.config
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.ckpt", "link", "mine", "notes", "real"]
+
+
+def test_converting_changes_no_number(tmp_path):
+    motion = motion_for(tiny_unet())
+    mixed = {name: value.half() if value.ndim == 2 else value for name, value in motion.state_dict().items()}
+    storage.save_tensors(mixed, tmp_path / "m.safetensors", {"kind": "motion_module", "config": json.dumps(asdict(motion.config))})  # fmt: skip
+    with pytest.warns(ar.PlainFile, match="cannot say what it is: load it with config=MotionConfig.*norm_groups=8"):
+        ar.convert_file(tmp_path / "m.safetensors", tmp_path / "m.ckpt")
+    assert same(torch.load(tmp_path / "m.ckpt"), mixed)
+
+
+def test_the_alpha_that_diffusers_writes(tmp_path):
+    """In the metadata of the file: alpha 16 of rank 4 makes the change four times as large."""
+    unet, scaled = tiny_unet(), tiny_unet()
+    tensors = lora_for(unet, tmp_path / "a.safetensors")
+    ar.load_domain_adapter(unet, tmp_path / "a.safetensors", scale=4.0)
+    save_file(tensors, tmp_path / "b.safetensors", {"lora_adapter_metadata": '{"unet.r": 4, "unet.lora_alpha": 16}'})
+    ar.load_domain_adapter(scaled, tmp_path / "b.safetensors")
+    assert torch.allclose(run(unet), run(scaled), atol=1e-5)
+
+
 def test_what_saving_refuses(tmp_path):
     motion = motion_for(tiny_unet())
     with pytest.raises(ValueError, match=r"written as \.safetensors or \.ckpt, got 'm\.pt'"):
         ar.save_motion_module(motion, tmp_path / "m.pt")
     with pytest.raises(ValueError, match="format 'official' or 'diffusers', got 'onnx'"):
         ar.save_motion_module(motion, tmp_path / "m.safetensors", format="onnx")
+    with pytest.raises(ValueError, match=r"cannot be written as torch\.float16: needed are finite numbers"):
+        large = motion_for(tiny_unet())
+        next(large.parameters()).data.fill_(1e6)
+        ar.save_motion_module(large, tmp_path / "m.safetensors", dtype=torch.float16)
+    for load_or_save in (lambda: ar.save_motion_module(motion, tmp_path / "m.safetensors", dtype=torch.int8), lambda: ar.load_motion_module("mini", dtype="float16")):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=r"one of (the dtypes )?torch\.float32, torch\.float16, torch\.bfloat16, got"
+        ):
+            load_or_save()
     with pytest.raises(ValueError, match="positions=False"):
         ar.save_motion_module(motion_for(tiny_unet(), positions=False), tmp_path / "m", format="diffusers")
     assert not list(tmp_path.iterdir())

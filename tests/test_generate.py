@@ -122,8 +122,22 @@ def test_a_clip_gives_each_frame_its_picture(img2img, motion):
     assert not np.array_equal(clip, make("a penguin", given[::-1].copy()))
     assert np.array_equal(make("a penguin", given[0]), make("a penguin", Image.fromarray(given[0])))
     assert off(make(["a penguin"] * 2, np.stack([given, given[::-1]]))[0], clip) <= 1
-    with pytest.raises(ValueError, match=r"image needs a picture or a clip of 4 frames, got uint8 \(3, 64, 64, 3\)"):
-        make("a penguin", given[:3])
+    assert np.array_equal(make("a penguin", list(given)), clip), "a list of frames is a clip"
+    assert off(make(["a penguin"] * 2, [given, given[::-1]])[0], clip) <= 1, "a list of clips is a clip for each"
+    for wrong in (given[:3], given[..., :1], np.zeros((4, 64, 64, 4), np.uint8)):
+        with pytest.raises(ValueError, match=r"image needs a picture, .* a clip of 4 frames, .*; got shape \("):
+            make("a penguin", wrong)
+
+
+def test_typos_and_odd_numbers_are_refused(pipe, motion):
+    ar.inject(pipe.unet, motion, num_frames=4)
+    with pytest.raises(ValueError, match="StableDiffusionPipeline has no option 'negative_promt'"):
+        quick(pipe, negative_promt="snow")
+    with pytest.raises(ValueError, match=r"num_frames is a whole number, got 2\.5"):
+        quick(pipe, num_frames=2.5)
+    with pytest.raises(ValueError, match="a seed is a whole number, got None"):
+        quick(pipe, seed=None)
+    assert np.array_equal(quick(pipe, seed=np.int64(3)), quick(pipe, seed=3))
 
 
 def test_schedules(pipe, motion):

@@ -58,7 +58,7 @@ def test_weights_add_up_and_come_off_exactly(motion, cameras):
     assert torch.equal(output(motion), plain)
     ar.set_motion_loras(motion, {"pan": -0.3, "zoom": 0.7})
     assert torch.equal(output(motion), both)
-    ar.unload_motion_loras(motion, "pan")
+    ar.unload_motion_loras(motion, "pan", "pan")
     assert torch.equal(output(motion), zoom)
     ar.unload_motion_loras(motion)
     assert torch.equal(output(motion), plain)
@@ -160,8 +160,16 @@ def test_what_is_refused(motion, cameras, tmp_path):
         ar.unload_motion_loras(motion, "zoom")
     with pytest.raises(ValueError, match="name the MotionLoRA to save, one of: none is loaded"):
         ar.save_motion_lora(motion, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"has no dots, got 'a\.b'"):
+    with pytest.raises(ValueError, match=r"a string without dots, and not one that PyTorch uses, got 'a\.b'"):
         ar.load_motion_lora(motion, cameras[0], name="a.b")
+    with pytest.raises(ValueError, match="not one that PyTorch uses, got 'items'"):
+        ar.load_motion_lora(motion, cameras[0], name="items")
+    lora_for(motion, tmp_path / "zero.safetensors", alpha=0.0)
+    with pytest.raises(ValueError, match=r"alpha of .* is 0: it changes nothing"):
+        ar.load_motion_lora(motion, tmp_path / "zero.safetensors")
+    lora_for(motion_for(tiny_unet("mini")), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="are of different models"):
+        ar.merge_motion_loras({cameras[0]: 1.0, tmp_path / "other.safetensors": 1.0}, tmp_path / "x.safetensors")
     ar.load_motion_lora(motion, cameras[0])
     with pytest.raises(ValueError, match="formats official, diffusers, kohya, got 'a1111'"):
         ar.save_motion_lora(motion, tmp_path / "x.safetensors", format="a1111")
