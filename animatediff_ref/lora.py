@@ -5,7 +5,7 @@ A weight of 1 is the adapter as it was trained, 0 is as if it were not there.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -38,8 +38,8 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
     ``name`` (by default the file's stem) is what ``set_motion_loras`` knows it by; one of that name is replaced. Reads published
     files, those saved here, diffusers' and peft's, and kohya's with their alphas. Layers of a middle block that ``motion`` has not
-    (a LoRA made for v2 on a v1 or v3) are skipped with a ``SkippedLayers`` warning; a LoRA without them leaves ``motion``'s as it is. Raises ``ValueError`` if the file is something
-    else or does not fit; ``motion`` is then as it was.
+    (a LoRA made for v2 on a v1 or v3) are skipped with a ``SkippedLayers`` warning; a LoRA without them leaves ``motion``'s as they
+    are. Raises ``ValueError`` if the file is something else or does not fit; ``motion`` is then as it was.
     """
     path = Path(path)
     name = name or path.stem.replace(".", "_")
@@ -51,12 +51,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     middle = [layer for layer in pairs if layer.startswith("mid_block.") and not motion.config.mid_block]
     fitting = {layer: pair for layer, pair in pairs.items() if layer not in middle}
     _check_fit(path, fitting, _linear_shapes(motion))
-    if missing := [
-        place
-        for place in motion.places
-        if not place.startswith("mid_block") and not any(layer.startswith(f"{place}.") for layer in fitting)
-    ]:
-        raise ValueError(f"{path} is incomplete: it has nothing for {missing[0]}")
+    _check_places(path, fitting, [place for place in motion.places if not place.startswith("mid_block")])
     if middle:
         warnings.warn(f"{path}: skipped {len(middle)} layers of the middle block, which this motion module has not", SkippedLayers, stacklevel=2)  # fmt: skip
     if name in motion_loras(motion):
@@ -254,9 +249,9 @@ def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tu
             )
 
 
-def _check_places(path: Path, pairs: Mapping[str, LowRank]) -> None:
+def _check_places(path: Path, pairs: Mapping[str, LowRank], places: Iterable[str] = ()) -> None:
     """A MotionLoRA changes the same layers at every place; one that does not has lost some."""
-    layers: dict[str, set[str]] = {}
+    layers: dict[str, set[str]] = {place: set() for place in places}
     for layer in pairs:
         place, _, rest = layer.partition(".temporal_transformer.")
         layers.setdefault(place, set()).add(rest)

@@ -170,7 +170,7 @@ def test_loras_that_are_wrong(tmp_path):
     wrong = {
         "a factor missing": ({k: v for k, v in camera.items() if k != first}, "needs a down and an up factor, came up"),
         "a layer missing": (_without(camera, first.rsplit("_lora", 1)[0]), "is incomplete: at down_blocks.0.* lacks"),
-        "a place missing": (_without(camera, "up_blocks.1.motion_modules.2"), "is incomplete: it has nothing for up_blocks.1.motion_modules.2"),
+        "a place missing": (_without(camera, "up_blocks.1.motion_modules.2"), "is incomplete: at up_blocks.1.motion_modules.2 it lacks"),
         "ranks that differ": ({**camera, first: camera[first][:2]}, "do not fit"),
         "another width": ({**camera, first: torch.zeros(4, 20)}, r"is \(32, 32\) in the model, \(32, 20\) in the file"),
         "half a file": ({k: v for k, v in camera.items() if k.startswith("down")}, "is incomplete: it has nothing for up_blocks"),
