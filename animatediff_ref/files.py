@@ -47,7 +47,12 @@ SIGNS = {  # a part of one of its names -> what a file is, first match first
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What ``inspect_file`` found. ``str()`` of it is a short report."""
+    """What ``inspect_file`` found. ``str()`` of it is a short report.
+
+    ``kind`` is one of the keys of ``ADVICE``, ``advice`` what to do with such a file; ``format`` whose names its tensors have
+    (``"official"``, ``"diffusers"``, ``"kohya"``). Of a motion module: ``config``, ``version``, ``num_frames``; of LoRAs: ``ranks``;
+    of both ``widths``, the channels of the layers. ``parameters`` counts numbers without position tables. ``notes`` are doubts.
+    """
 
     path: Path
     kind: str  # a key of ADVICE

@@ -62,6 +62,7 @@ def load_base(
     ``name`` is ``"mini"``, a folder, one .safetensors or .ckpt file (whose configuration and tokenizer diffusers fetches from the hub
     unless they are cached), or a hub id, which it then downloads. ``style``
     adds a personalised style of the mini world (``"blob"``); any other LoRA goes in with ``pipe.load_lora_weights``.
+    Raises ``ValueError`` for an unknown style, and where there is no pipeline that diffusers can load.
     """
     name = str(name)
     if style is not None and name != "mini":

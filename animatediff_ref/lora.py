@@ -108,7 +108,9 @@ def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     """Write a MotionLoRA of ``motion`` as it was loaded or trained, whatever its weight now; ``name`` may be left out if it is the only one.
 
     Formats: ``"official"`` (.safetensors, or .ckpt for the official code), ``"diffusers"`` (peft's names, for
-    ``pipe.load_lora_weights``), ``"kohya"`` (with alphas).
+    ``pipe.load_lora_weights``), ``"kohya"`` (with alphas). Its numbers have the dtype of ``motion``: on a float16 module they were
+    rounded when they were loaded. ``ValueError`` for a name that is not loaded, another format or suffix, and layers that a format
+    has no names for.
     """
     there = motion_loras(motion)
     if name is None and len(there) == 1:
