@@ -25,7 +25,7 @@ def show_grid(
     """Play several clips side by side, each under its name; they wrap on a narrow screen."""
     cells = "".join(_figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
     _display(
-        f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 14)}px">{cells}</div>'
+        f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px">{cells}</div>'
     )
 
 
