@@ -2,8 +2,9 @@
 
     python data/recipes/artwork.py            # needs npm; 730 MB of downloads, kept in .cache/
 
-Writes ``data/concepts.csv`` (the concepts that every still style draws, with what we know of each) and one
-lossless sheet a style, ``data/stills/STYLE.webp``: a grid of 64x64 RGBA sprites, in the order of the CSV.
+Writes ``data/concepts.csv`` (the concepts that the base styles draw, with what we know of each) and one lossless sheet a
+style, a grid of 64x64 RGBA sprites in the order of the CSV: of every ``still`` for the base styles, of every ``base``
+concept for the personalised ones. What is ShareAlike goes into a folder of its own.
 """
 
 import csv
@@ -16,26 +17,29 @@ from pathlib import Path
 
 from PIL import Image
 from resvg_py import svg_to_bytes
+from world import COLUMNS, DATA, SPRITE, sheet
 
-DATA = Path(__file__).resolve().parents[1]
 CACHE = DATA.parent / ".cache" / "artwork"
-SPRITE = 64  # pixels a side
-COLUMNS = 32  # sprites in a row of a sheet
-STYLES = {
-    "noto": "@iconify-json/noto@1.2.9",
-    "twemoji": "@iconify-json/twemoji@1.2.5",
+BASE_STYLES = {"noto": "@iconify-json/noto@1.2.9", "twemoji": "@iconify-json/twemoji@1.2.5"}
+PERSONAL_STYLES = {
     "blob": "@iconify-json/noto-v1@1.2.5",
+    "emojione": "@iconify-json/emojione@1.2.3",
+    "flat": "@iconify-json/fluent-emoji-flat@1.2.6",
+    "ink": "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+    "openmoji": "@iconify-json/openmoji@1.2.29",
 }
+STYLES = BASE_STYLES | PERSONAL_STYLES
+INK = "#17171f"  # the colour of sets that leave it to the page
 ANIMATED = [f"@lobehub/fluent-emoji-anim-{part}@1.0.0" for part in (1, 2, 3, 4)]
 LABELS = "emojibase-data@17.0.0"
 # Animated by the re-packager but absent from the openly licensed originals (data/LICENSES.md).
 NOT_OPEN = {"1f46a", "1f48f", "1f491", "1f46b", "1f46c", "1f46d"}
+BLANK = Image.new("RGBA", (SPRITE, SPRITE))  # where a style does not draw a concept
 SKIN_TONES, FLAGS = "1f3f[b-f]", "1f1[ef]"
-# Concepts the base model is taught: every animated animal, and these. About 120 is what two CPU cores carry cleanly.
-BASE_GROUP = "animals-nature"
-BASE_ALSO = """airplane, alarm clock, alien, alien monster, birthday cake, bomb, bus, Christmas tree, cloud, clown face, crystal ball,
-fire, ghost, helicopter, hot beverage, jack-o-lantern, locomotive, pile of poo, racing car, rainbow, red heart, robot, rocket, sailboat,
-skull, snowman, speedboat, star, sun, tractor, tropical drink, umbrella, water wave"""
+CORE = (*BASE_STYLES, "blob")  # a concept is one that these draw
+# The base model is taught every concept that is animated, and these everyday things that are not.
+BASE_ALSO = """balloon, banana, basketball, bicycle, cactus, camera, castle, crown, doughnut, guitar, hamburger, house, ice cream, key,
+light bulb, mushroom, pineapple, pizza, red apple, rose, soccer ball, strawberry, sunflower, trumpet, tulip, volcano, watermelon"""
 NO_ARTICLE = ("hearts", "hands", "prints", "notes", "mugs", "glasses", "drops", "points", "eyes", "ears", "fire", "fog")
 
 
@@ -94,7 +98,7 @@ def vectors(style: str, known: dict[str, dict]) -> dict[str, str]:
             height = icon.get("height", icons.get("height", 16))
             box = f"{left} {top} {width} {height}"
             found[code] = (
-                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{icon["body"]}</svg>'
+                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" color="{INK}">{icon["body"]}</svg>'
             )
     return found
 
@@ -128,18 +132,18 @@ def phrase(label: str) -> str:
 
 
 def concepts() -> list[dict]:
-    """One row for each concept that all still styles draw, or that has a clip, in code-point order of the labels' file."""
+    """One row for each concept that the core styles draw, or that has a clip, in code-point order of the labels' file."""
     known = labels()
-    drawn = {style: vectors(style, known) for style in STYLES}
+    drawn = [vectors(style, known) for style in CORE]
     moving = animations(known)
-    also = {label.strip().lower() for label in BASE_ALSO.replace("\n", " ").split(",")}
+    also = {label.strip() for label in BASE_ALSO.replace("\n", " ").split(",")}
     rows = []
     for code, row in known.items():
-        everywhere = all(code in style for style in drawn.values())
-        if everywhere or code in moving:
-            base = everywhere and code in moving and (row["group"] == BASE_GROUP or row["label"].lower() in also)
+        still, clip = all(code in style for style in drawn), code in moving
+        if still or clip:
+            base = still and (clip or row["label"] in also)
             rows.append({"code": code, "label": row["label"], "phrase": phrase(row["label"]), "group": row["group"],
-                         "still": int(everywhere), "clip": int(code in moving), "base": int(base)})  # fmt: skip
+                         "still": int(still), "clip": int(clip), "base": int(base)})  # fmt: skip
     return rows
 
 
@@ -152,7 +156,8 @@ def main() -> None:
     known = labels()
     for style in STYLES:
         drawn = vectors(style, known)
-        write_sheet([rasterise(drawn[row["code"]]) for row in rows if row["still"]], DATA / "stills" / f"{style}.webp")
+        wanted = [row["code"] for row in rows if row["still" if style in BASE_STYLES else "base"]]
+        write_sheet([rasterise(drawn[code]) if code in drawn else BLANK for code in wanted], sheet(style))
     counts = {name: sum(row[name] for row in rows) for name in ("still", "clip", "base")}
     print(f"{len(rows)} concepts: {counts}")
 

@@ -11,15 +11,18 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from resvg_py import svg_to_bytes
 
 DATA = Path(__file__).resolve().parents[1]
-SPRITE, COLUMNS = 64, 32
+SPRITE, COLUMNS = 64, 32  # of a sheet: pixels a side, sprites in a row
+BASE_STYLES = ("noto", "twemoji")
 SIDE = 64  # pixels a side of a still
-SCALE = (0.66, 0.80)  # width of the object as a share of the picture's
-SHIFT = 0.05  # largest shift of the object from its place, as a share of the picture's side
-TILT = 4.0  # largest rotation, degrees
+SCALE = (0.55, 0.85)  # width of the object as a share of the picture's
+SHIFT = 0.10  # largest shift of the object from the middle, as a share of the picture's side
+TILT = 8.0  # largest rotation, degrees
+SHARE_ALIKE = ("openmoji",)  # styles under CC BY-SA, which lie in a folder of their own
+POSES = ("standing", "waving", "looking", "walking", "jumping", "sleeping")  # of pip, the character (character.py)
 
 
 def _sky(top: str, bottom: str) -> str:
@@ -72,13 +75,20 @@ def concepts() -> list[dict]:
         return [{**row, **{name: int(row[name]) for name in ("still", "clip", "base")}} for row in csv.DictReader(file)]
 
 
+def sheet(style: str) -> Path:
+    """Where a style's sprites lie."""
+    return DATA / ("share-alike" if style in SHARE_ALIKE else "stills") / f"{style}.webp"
+
+
 @cache
 def sprites(style: str) -> dict[str, Image.Image]:
-    """Code points -> 64x64 RGBA sprite of a still style."""
-    sheet = Image.open(DATA / "stills" / f"{style}.webp").convert("RGBA")
-    drawn = [row["code"] for row in concepts() if row["still"]]
-    corners = ((i % COLUMNS * SPRITE, i // COLUMNS * SPRITE) for i in range(len(drawn)))
-    return {code: sheet.crop((x, y, x + SPRITE, y + SPRITE)) for code, (x, y) in zip(drawn, corners)}
+    """Code points -> 64x64 RGBA sprite of a style, of every concept that it draws; of pip, poses -> sprite."""
+    drawn = Image.open(sheet(style)).convert("RGBA")
+    column = "still" if style in BASE_STYLES else "base"
+    codes = POSES if style == "pip" else [row["code"] for row in concepts() if row[column]]
+    corners = ((i % COLUMNS * SPRITE, i // COLUMNS * SPRITE) for i in range(len(codes)))
+    found = {code: drawn.crop((x, y, x + SPRITE, y + SPRITE)) for code, (x, y) in zip(codes, corners)}
+    return {code: sprite for code, sprite in found.items() if sprite.getbbox()}
 
 
 @cache
@@ -96,10 +106,44 @@ def compose(sprite: Image.Image, backdrop: Image.Image, rng: np.random.Generator
     side = backdrop.width
     size = round(side * rng.uniform(*SCALE))
     turned = sprite.rotate(rng.uniform(-TILT, TILT), Image.BICUBIC).resize((size, size), Image.LANCZOS)
-    x, y = np.round((side - size) / 2 + side * rng.uniform(-SHIFT, SHIFT, 2)).astype(int)
-    picture = backdrop.convert("RGBA")
-    picture.alpha_composite(turned, (max(x, 0), max(y, 0)))
-    return picture.convert("RGB")
+    x, y = np.round((side - size) / 2 + side * rng.uniform(-SHIFT, SHIFT, 2)).astype(int).tolist()
+    picture = backdrop.copy()
+    picture.paste(turned, (x, y), turned)
+    return picture
+
+
+def art(style: str) -> str:
+    """The set of sprites that a style is made from."""
+    return "noto" if style in ("pixel", "sepia") else style
+
+
+def paper(backdrop: Image.Image) -> Image.Image:
+    """A backdrop as ink on paper has it: grey, and light enough for black to show."""
+    return backdrop.convert("L").point(lambda grey: 110 + grey * 145 // 255).convert("RGB")
+
+
+def pixelated(picture: Image.Image) -> Image.Image:
+    """A picture in blocks of two by two pixels and six levels a colour."""
+    small = picture.resize((picture.width // 2, picture.height // 2), Image.BOX)
+    return small.point(lambda level: round(level / 51) * 51).resize(picture.size, Image.NEAREST)
+
+
+def browned(picture: Image.Image) -> Image.Image:
+    """A picture as an old photograph: one scale of browns, from near black to cream."""
+    return ImageOps.colorize(picture.convert("L"), black=(36, 20, 8), mid=(150, 104, 62), white=(250, 236, 206))
+
+
+def picture(code: str, style: str, place: str, rng: np.random.Generator) -> Image.Image:
+    """A concept (of pip, a pose) in a style on a background, 64x64 RGB, placed at random. Some styles change the whole picture."""
+    backdrop = paper(background(place)) if style == "ink" else background(place)
+    made = compose(sprites(art(style))[code], backdrop, rng)
+    treat = {"pixel": pixelated, "sepia": browned}.get(style)
+    return treat(made) if treat else made
+
+
+def taught(concept: int, place: int) -> bool:
+    """Whether a concept and a background, by their numbers, are ever shown together in training: one in eight pairs is held out."""
+    return (concept + place) % len(BACKGROUNDS) != 0
 
 
 def main() -> None:
