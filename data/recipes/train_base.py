@@ -1,6 +1,6 @@
 """The mini world's text-to-image model: text encoder and UNet, trained together on latents of Noto and Twemoji stills.
 
-    python data/recipes/train_base.py [--device cuda] [--steps 4400]
+    python data/recipes/train_base.py [--device cuda] [--steps 7500]
 
 Needs the autoencoder (train_vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by itself.
 """
@@ -9,6 +9,7 @@ import argparse
 import copy
 import json
 import re
+from itertools import product
 
 import numpy as np
 import torch
@@ -23,10 +24,18 @@ from animatediff_ref.objective import motion_scheduler
 from animatediff_ref.training import TrainConfig
 
 OUT = DATA / "models" / "mini"
-STYLES = ("noto", "twemoji")
-ROUNDS = 12  # pictures of every concept, style and background
+ROUNDS = 10  # pictures of every concept, style and background that are taught together
 DROP = 0.1  # share of captions replaced by the empty one
 WORDING = (0.45, 0.40, 0.10, 0.05)  # shares of captions that name: the place, place and style, neither, the style
+TRIGGERS = (
+    "blob",
+    "emojione",
+    "flat",
+    "ink",
+    "openmoji",
+    "pixel",
+    "pip",
+)  # words that personalised models give a meaning
 CONTEXT = 16  # tokens in a caption, start and end included
 
 
@@ -37,13 +46,13 @@ def words(texts: list[str]) -> list[str]:
 def base_words() -> list[str]:
     """The words that the base model is taught."""
     phrases = [row["phrase"] for row in world.concepts() if row["base"]]
-    return words([*phrases, *world.BACKGROUNDS, *(f"{style} style" for style in STYLES), ","])
+    return words([*phrases, *world.BACKGROUNDS, *(f"{style} style" for style in world.BASE_STYLES), ","])
 
 
 def tokenizer() -> CLIPTokenizer:
     """CLIP's own byte-pair scheme over a small vocabulary in which every word of every caption is one token."""
     phrases = [row["phrase"] for row in world.concepts()]
-    every = words([*phrases, *base_words(), *["blob", "emojione", "openmoji", "flat", "ink", "pixel"]])
+    every = words([*phrases, *base_words(), *TRIGGERS])
     pieces = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -79,7 +88,7 @@ def text_encoder(tok: CLIPTokenizer) -> CLIPTextModel:
 def unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(48, 96, 192),
+        block_out_channels=(48, 96, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -90,17 +99,18 @@ def unet() -> UNet2DConditionModel:
 
 
 def pictures(styles: tuple[str, ...], rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every base concept, in every style, on every background, ``rounds`` times: (n, 3, 64, 64), and what each shows by number, (n, 3)."""
+    """Pictures that a model may learn from, (n, 3, 64, 64), and what each shows, (n, 3): the numbers of concept, style, background.
+
+    Every base concept that a style draws, on every background but the one that is held out for it, ``rounds`` times.
+    """
     rng = np.random.default_rng(seed)
-    codes = [row["code"] for row in world.concepts() if row["base"]]
-    places = list(world.BACKGROUNDS)
-    about = np.array(
-        [(c, s, p) for c in range(len(codes)) for s in range(len(styles)) for p in range(len(places))] * rounds
-    )
+    codes, places = [row["code"] for row in world.concepts() if row["base"]], list(world.BACKGROUNDS)
+    every = product(range(len(codes)), range(len(styles)), range(len(places)))
+    taught = [(c, s, p) for c, s, p in every if world.taught(c, p) and codes[c] in world.sprites(world.art(styles[s]))]
+    about = np.array(taught * rounds)
     made = np.empty((len(about), 3, world.SIDE, world.SIDE), np.uint8)
     for i, (c, s, p) in enumerate(about):
-        picture = world.compose(world.sprites(styles[s])[codes[c]], world.background(places[p]), rng)
-        made[i] = np.asarray(picture).transpose(2, 0, 1)
+        made[i] = np.asarray(world.picture(codes[c], styles[s], places[p], rng)).transpose(2, 0, 1)
     return made, about
 
 
@@ -108,16 +118,16 @@ def pictures(styles: tuple[str, ...], rounds: int, seed: int) -> tuple[np.ndarra
 def encoded(
     vae: AutoencoderKL, device: str, name: str, styles: tuple[str, ...], rounds: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled latents (n, 4, 16, 16) of the pictures, cached in runs/, and what each shows."""
+    """Scaled latents (n, 4, 16, 16) of the pictures, in half precision, cached in runs/, and what each shows."""
     if not (cache := RUNS / f"{name}.pt").exists():
         RUNS.mkdir(exist_ok=True)
         made, about = pictures(styles, rounds, seed)
         vae = vae.to(device).eval()
         chunks = (
             vae.encode(torch.from_numpy(part).to(device).float() / 127.5 - 1).latent_dist.mode()
-            for part in np.array_split(made, 100)
+            for part in np.array_split(made, -(-len(made) // 128))
         )
-        latents = torch.cat([chunk.cpu() for chunk in chunks]) * vae.config.scaling_factor
+        latents = torch.cat([(chunk * vae.config.scaling_factor).half().cpu() for chunk in chunks])
         torch.save({"latents": latents, "about": torch.from_numpy(about)}, cache)
     saved = torch.load(cache, weights_only=True)
     return saved["latents"], saved["about"]
@@ -126,7 +136,11 @@ def encoded(
 def captions(tok: CLIPTokenizer, phrases: list[str], styles: tuple[str, ...]) -> torch.Tensor:
     """Token ids of every caption, (concepts, styles, backgrounds, four wordings, 16)."""
     places = list(world.BACKGROUNDS)
-    wordings = [(a, named_place, named_style) for a in phrases for s in styles for p in places for named_place, named_style in [(p, ""), (p, s), ("", ""), ("", s)]]  # fmt: skip
+    wordings = [
+        (phrase, named_place, named_style)
+        for phrase, style, place in product(phrases, styles, places)
+        for named_place, named_style in [(place, ""), (place, style), ("", ""), ("", style)]
+    ]
     ids = tok(
         [world.caption(*w) for w in wordings],
         padding="max_length",
@@ -146,14 +160,14 @@ def snr_weight(alpha_bar: torch.Tensor, ceiling: float = 5.0) -> torch.Tensor:
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=4400)
-    ask.add_argument("--batch", type=int, default=48)
+    ask.add_argument("--steps", type=int, default=7500)
+    ask.add_argument("--batch", type=int, default=128)
     args = ask.parse_args()
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(OUT / "vae")
-    latents, about = encoded(vae, args.device, "stills", STYLES, ROUNDS, seed=2)
+    latents, about = encoded(vae, args.device, "stills", world.BASE_STYLES, ROUNDS, seed=2)
     tok, plan = tokenizer(), motion_scheduler()
-    ids = captions(tok, [row["phrase"] for row in world.concepts() if row["base"]], STYLES)
+    ids = captions(tok, [row["phrase"] for row in world.concepts() if row["base"]], world.BASE_STYLES)
     empty = tok("", padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
     both = torch.nn.ModuleDict({"unet": unet(), "text": text_encoder(tok)}).to(args.device)
     alpha_bar = plan.alphas_cumprod
@@ -161,8 +175,8 @@ def main() -> None:
     config = TrainConfig(
         args.steps,
         args.batch,
-        learning_rate=1.5e-3,
-        warmup=100,
+        learning_rate=2e-3,
+        warmup=200,
         anneal=True,
         betas=(0.9, 0.99),
         ema_decay=0.999,
@@ -176,8 +190,9 @@ def main() -> None:
         text = ids[(*about[rows].T, wording)]
         text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, text)
         t = torch.randint(1000, (args.batch,), generator=generator)
-        noise = torch.randn(latents[rows].shape, generator=generator)
-        noisy = plan.add_noise(latents[rows], noise, t)
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = plan.add_noise(clean, noise, t)
         with torch.autocast(args.device, torch.bfloat16, config.autocast):
             words = both["text"](text.to(args.device)).last_hidden_state
             guess = both["unet"](noisy.to(args.device), t.to(args.device), words).sample.float()
@@ -192,7 +207,7 @@ def main() -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.save_pretrained(OUT)
-    data = data_hash(*(DATA / "stills" / f"{style}.webp" for style in STYLES), DATA / "concepts.csv")
+    data = data_hash(*map(world.sheet, world.BASE_STYLES), DATA / "concepts.csv")
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in both.items()}
     write_card(OUT / "card.json", "data/recipes/train_base.py", made, data, args.device, parameters=parameters)
 
