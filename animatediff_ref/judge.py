@@ -1,0 +1,150 @@
+"""A judge: how well clips fit their prompt and their style, by the features of a CLIP (paper section 5.2, Table 1).
+
+The mini world's own CLIP judges it offline; the same functions take OpenAI's, by its hub id. A frozen clip wins every consistency
+and loses no similarity: read these scores beside an amount of motion and a frozen row.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch.nn.functional import normalize
+from transformers import CLIPModel, CLIPProcessor
+
+from animatediff_ref.clips import check_clip
+from animatediff_ref.generate import _quietly
+from animatediff_ref.mini import judge_folder
+
+CHUNK = 256  # images or prompts at a time
+CENTROIDS = "centroids.npz"  # beside the mini judge: the mean feature of each style of its training pictures
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A CLIP model with its processor, and the mean image feature of each style it was taught, (d,), where that is known."""
+
+    model: CLIPModel
+    processor: CLIPProcessor
+    centroids: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def load_judge(name: str | Path = "mini") -> Judge:
+    """The mini world's judge, or the CLIP of a folder or hub id such as ``"openai/clip-vit-base-patch32"``, which it then downloads.
+
+    In float32 on the CPU; ``judge.model.to("cuda")`` moves it. The mini judge knows 64x64 pictures of the mini world's concepts and
+    styles alone. ``ValueError`` where there is no CLIP that transformers can load.
+    """
+    place = judge_folder() if name == "mini" else Path(name)
+    if not place.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise ValueError(f"no judge at {place}: needed is 'mini', a folder of a CLIP or a hub id such as 'owner/name'")
+    source = str(place if place.is_dir() else name)
+    try:
+        with _quietly():
+            model = CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
+            processor = CLIPProcessor.from_pretrained(source)
+        centroids = dict(np.load(place / CENTROIDS)) if (place / CENTROIDS).exists() else {}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{name} is not a CLIP that transformers can load: {str(error).splitlines()[0]}") from error
+    return Judge(model, processor, centroids)
+
+
+@torch.no_grad()
+def image_features(judge: Judge, clip: np.ndarray) -> np.ndarray:
+    """Features of unit length, float32 (f, d), of the frames of a clip, or of any pictures, uint8 (f, h, w, 3)."""
+    pictures, parts = list(check_clip(clip)), []
+    for start in range(0, len(pictures), CHUNK):
+        pixels = judge.processor.image_processor(pictures[start : start + CHUNK], return_tensors="pt").pixel_values
+        parts.append(judge.model.get_image_features(pixels.to(judge.model.device)).pooler_output)
+    return normalize(torch.cat(parts), dim=-1).cpu().numpy()
+
+
+@torch.no_grad()
+def text_features(judge: Judge, prompts: str | Sequence[str]) -> np.ndarray:
+    """Features of unit length, float32 (n, d), of one prompt or several; what is longer than the context is cut."""
+    prompts, parts = [prompts] if isinstance(prompts, str) else list(prompts), []
+    if not prompts:
+        raise ValueError("needed is at least one prompt, got none")
+    for start in range(0, len(prompts), CHUNK):
+        words = judge.processor.tokenizer(
+            prompts[start : start + CHUNK], padding=True, truncation=True, return_tensors="pt"
+        ).to(judge.model.device)
+        parts.append(judge.model.get_text_features(**words).pooler_output)
+    return normalize(torch.cat(parts), dim=-1).cpu().numpy()
+
+
+def text_alignment(judge: Judge, clip: np.ndarray, prompt: str) -> float:
+    """The CLIP score: 100 times the mean cosine of frames and prompt, -100 to 100. Blind to the order of the frames."""
+    return 100 * float((image_features(judge, clip) @ text_features(judge, prompt).T).mean())
+
+
+def domain_similarity(judge: Judge, clip: np.ndarray, references: np.ndarray) -> float:
+    """100 times the mean cosine of frames and references, -100 to 100.
+
+    ``references``, uint8 (n, h, w, 3), are the personalised model's own images; the paper's are of the same prompt, and it does
+    not say how many.
+    """
+    return 100 * float((image_features(judge, clip) @ image_features(judge, references).T).mean())
+
+
+def frame_consistency(judge: Judge, clip: np.ndarray, pairs: str = "successive") -> float:
+    """100 times the mean cosine of pairs of frames, -100 to 100; a frozen clip has 100.
+
+    ``pairs`` is ``"successive"`` (the motion smoothness of the paper's Table 1, as we read it) or ``"all"`` (Tune-A-Video).
+    """
+    if pairs not in ("successive", "all"):
+        raise ValueError(f"pairs is 'successive' or 'all', got {pairs!r}")
+    features = image_features(judge, clip)
+    if len(features) < 2:
+        raise ValueError(f"consistency needs at least 2 frames, got {len(features)}")
+    cosines = features @ features.T
+    first, second = np.triu_indices(len(features), 1)
+    near = (second - first == 1) | (pairs == "all")
+    return 100 * float(cosines[first, second][near].mean())
+
+
+def retrieval(queries: np.ndarray, candidates: np.ndarray, right: np.ndarray, top: int = 5) -> float:
+    """The share of queries, 0 to 1, with a right candidate among their ``top`` nearest.
+
+    Features (n, d) and (m, d), images and texts either way round; ``right`` is bool (n, m), or (n,), the number of the right one.
+    """
+    right = np.asarray(right)
+    if right.dtype != bool:
+        right = right[:, None] == np.arange(len(candidates))
+    if right.shape != (len(queries), len(candidates)) or not 1 <= top <= len(candidates):
+        raise ValueError(
+            f"retrieval needs right for {len(queries)} queries and {len(candidates)} candidates and top among those, "
+            f"got {right.shape} and top={top}"
+        )
+    nearest = np.argsort(-(queries @ candidates.T), axis=1, kind="stable")[:, :top]
+    return float(np.take_along_axis(right, nearest, 1).any(1).mean())
+
+
+def nearest_centroid(features: np.ndarray, centroids: Mapping[str, np.ndarray]) -> list[str]:
+    """The name of the nearest centroid, by cosine, for each of the features (n, d); with ``judge.centroids``, the style of each picture.
+
+    A centroid is a mean feature, (d,): ``image_features(judge, pictures).mean(0)``.
+    """
+    if not centroids:
+        raise ValueError("needed are centroids by name, got none: image_features(judge, pictures).mean(0) makes one")
+    table = np.stack([mean / np.linalg.norm(mean) for mean in centroids.values()])
+    return [list(centroids)[i] for i in (features @ table.T).argmax(1)]
+
+
+def look_score(judge: Judge, clip: np.ndarray, centroids: Mapping[str, np.ndarray] | None = None) -> float:
+    """How much frames look like stock footage: 0 as clean art does on average, 1 as footage does; less and more are possible.
+
+    The mean position of the frames' features on the line from the mean of the other centroids to that of ``"footage"``.
+    The mini judge brings the centroids of its own training pictures; for any other, pass ``image_features(...).mean(0)`` by style.
+    """
+    centroids = judge.centroids if centroids is None else centroids
+    if "footage" not in centroids or len(centroids) < 2:
+        raise ValueError(
+            f"a look needs the centroid of 'footage' and of another style, got {sorted(centroids) or 'none'}"
+        )
+    clean = np.mean([centroids[name] for name in centroids if name != "footage"], axis=0)
+    line = centroids["footage"] - clean
+    return float(((image_features(judge, clip) - clean) @ line).mean() / (line @ line))

@@ -1,0 +1,307 @@
+"""The judge: a CLIP of the mini world, which tells how well a picture fits a text or a style.
+
+    python data/recipes/train_judge.py [--device cuda] [--steps N]
+
+Needs the artwork, the clips and the autoencoder (train_vae.py). Trained from scratch on pictures composed on the fly, of every
+base concept in every style and on every background, and on frames of the clips; never on a generated picture. Leaves
+``data/models/judge``, a folder that ``CLIPModel`` and ``CLIPProcessor`` load. Its card says how well it does on what was held out:
+new placements, pairs of concept and background that were never shown together, and whole clips.
+"""
+
+import argparse
+import copy
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import world
+from diffusers import AutoencoderKL
+from einops import rearrange
+from fit import DATA, data_hash, fit, write_card
+from PIL import Image
+from torch import nn
+from train_base import CONTEXT, captions, tokenizer
+from train_motion import HELD_OUT
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+import animatediff_ref as ar
+from animatediff_ref.storage import written_aside
+
+OUT = DATA / "models" / "judge"
+VAE = DATA / "models" / "mini" / "vae"
+FOOTAGE = "footage"
+STILLS = (*world.BASE_STYLES, "blob", "emojione", "flat", "ink", "openmoji", "pixel", "sepia", "pip")
+STYLES = (*STILLS, FOOTAGE)
+WORDING = (0.15, 0.20, 0.45, 0.20)  # shares of captions that name: the place, place and style, neither, the style
+SAYS = torch.tensor(
+    [(1, 0, 1), (1, 1, 1), (1, 0, 0), (1, 1, 0)]
+).bool()  # concept, style, place: what each wording names
+FRAMES = 8  # of each clip
+WIDTH, LAYERS, HEADS, PATCH = 160, 4, 4, 8  # of the part that looks
+DECODED = 8  # one picture in so many goes through the autoencoder
+PROBE = 200  # pictures of each style for its centroid
+
+
+def phrases() -> list[str]:
+    """What each concept is called, by its number; the last is the character, which only its own style draws."""
+    return [row["phrase"] for row in world.concepts() if row["base"]] + ["pip"]
+
+
+@cache
+def drawn(style: str) -> list[tuple[str, int]]:
+    """The sprites of a style: code points and number of the concept."""
+    codes = [row["code"] for row in world.concepts() if row["base"]]
+    if style == "pip":
+        return [(pose, len(codes)) for pose in world.sprites("pip")]
+    return [(code, number) for number, code in enumerate(codes) if code in world.sprites(world.art(style))]
+
+
+@cache
+def footage(held_out: bool) -> list[tuple[np.ndarray, int, int]]:
+    """Clips of base concepts: some frames, and the numbers of concept and background. Held out are those that the motion module never sees."""
+    numbers, places = dict(drawn("noto")), list(world.BACKGROUNDS)
+    found = []
+    for i, clip in enumerate(ar.list_clips(DATA / "clips.csv", DATA / "clips")):
+        if clip.path.stem in numbers and held_out == (i % HELD_OUT == 0):
+            concept, place = numbers[clip.path.stem], places.index(clip.caption.rpartition(", ")[2])
+            if held_out or world.taught(concept, place):
+                found.append((ar.read_clip(clip.path, FRAMES, stride=4), concept, place))
+    return found
+
+
+def frame(pictures: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """A random frame of a clip, cropped a little."""
+    picture = Image.fromarray(pictures[rng.integers(len(pictures))])
+    side = picture.width * rng.uniform(0.88, 1)
+    left, top = rng.uniform(0, picture.width - side, 2)
+    return picture.resize((world.SIDE, world.SIDE), Image.LANCZOS, (left, top, left + side, top + side))
+
+
+def subjects(style: str, held_out: bool) -> list[tuple]:
+    """What there is to be drawn in a style: its sprites, or of footage the clips."""
+    return footage(held_out) if style == FOOTAGE else drawn(style)
+
+
+def draw(
+    style: str, rng: np.random.Generator, held_out: bool = False, number: int | None = None
+) -> tuple[Image.Image, tuple[int, int, int]]:
+    """A picture of a subject of a style, by its number or at random, and the numbers of its concept, style and background.
+
+    ``held_out`` has the pairs of concept and background that are never taught; of footage, the clips that are not.
+    """
+    choice = subjects(style, held_out)
+    chosen = choice[rng.integers(len(choice)) if number is None else number]
+    if style == FOOTAGE:
+        pictures, concept, place = chosen
+        return frame(pictures, rng), (concept, STYLES.index(style), place)
+    code, concept = chosen
+    place = int(rng.choice([p for p in range(len(world.BACKGROUNDS)) if world.taught(concept, p) != held_out]))
+    made = world.picture(code, style, list(world.BACKGROUNDS)[place], rng)
+    return made, (concept, STYLES.index(style), place)
+
+
+def some(styles: list[str], rng: np.random.Generator, held_out: bool = False) -> tuple[np.ndarray, torch.Tensor]:
+    """A picture in each of the styles named, uint8 (n, 64, 64, 3), and what each shows, (n, 3)."""
+    pictures, about = zip(*(draw(style, rng, held_out) for style in styles))
+    return np.stack(pictures), torch.tensor(about)
+
+
+def pixels(pictures: np.ndarray, device: str) -> torch.Tensor:
+    return rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").to(device).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def worn(pictures: torch.Tensor, vae: AutoencoderKL, generator: torch.Generator) -> torch.Tensor:
+    """Pictures, -1 to 1, (n, 3, 64, 64), as a judge may meet them: decoded, darker or lighter, blurred, noisy."""
+
+    def strength() -> torch.Tensor:
+        return torch.rand(len(pictures), 1, 1, 1, generator=generator).to(pictures)
+
+    def noise(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    few = len(pictures) // DECODED
+    latents = vae.encode(pictures[:few]).latent_dist.mode()
+    decoded = vae.decode(latents + 0.1 * noise(latents) / vae.config.scaling_factor).sample.clamp(-1, 1)
+    made = torch.cat([decoded, pictures[few:]])
+    made = made.lerp(F.avg_pool2d(made, 3, 1, 1, count_include_pad=False), strength().square())
+    return made * (0.85 + 0.3 * strength()) + 0.3 * strength() - 0.15 + 0.08 * strength() * noise(made)
+
+
+def true_of(says: torch.Tensor, about: torch.Tensor) -> torch.Tensor:
+    """Which captions are true of which pictures, bool (pictures, captions); -1 is what a caption leaves unsaid."""
+    return ((says == about[:, None]) | (says < 0)).all(-1)
+
+
+def contrast(similarity: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss, both ways, where more than one caption may be true of a picture: they share the target."""
+
+    def way(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        known = right.any(1)  # captions that no picture here shows teach as wrong answers only
+        return F.cross_entropy(logits[known], right[known].float() / right[known].sum(1, keepdim=True))
+
+    return (way(similarity, true) + way(similarity.T, true.T)) / 2
+
+
+def clip(tok) -> CLIPModel:
+    text = {
+        "vocab_size": len(tok), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT, "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id,
+        "pad_token_id": tok.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "image_size": world.SIDE, "patch_size": PATCH,
+    }  # fmt: skip
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+@torch.no_grad()
+def prepare(model: CLIPModel, pictures: torch.Tensor) -> None:
+    """A start from which so small a vision transformer learns faster than from CLIP's own.
+
+    Patches are whitened by their principal components, so that detail counts as much as colour; places begin as sines and
+    cosines; queries and keys begin alike, so that a patch attends to what is near and like it (Trockman & Kolter 2023).
+    """
+    inner = model.vision_model
+    patches = rearrange(pictures, "n c (y p) (x q) -> (n y x) (c p q)", p=PATCH, q=PATCH)
+    spread, axes = torch.linalg.eigh(torch.cov(patches.T))
+    white = (0.3 * axes / (spread.clamp(min=0) + 0.01).sqrt()).flip(1)[:, :WIDTH]
+    inner.embeddings.patch_embedding.weight.copy_(white.T.reshape(WIDTH, 3, PATCH, PATCH))
+    row = torch.arange(world.SIDE // PATCH)
+    angles = torch.cartesian_prod(row, row)[:, :, None] * torch.pi * torch.logspace(0, -1.2, WIDTH // 4)
+    waves = rearrange([angles.sin(), angles.cos()], "wave place side pitch -> place (wave side pitch)")
+    inner.embeddings.position_embedding.weight[1:] = 0.3 * waves
+    for layer in inner.encoder.layers:
+        nn.init.normal_(layer.self_attn.q_proj.weight, std=WIDTH**-0.5)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+
+
+def share(value: float) -> float:
+    return round(value, 4)
+
+
+def centroids(judge: ar.Judge, seed: int) -> dict[str, np.ndarray]:
+    """The mean feature of each style, over pictures as it was taught."""
+    rng = np.random.default_rng(seed)
+    return {style: ar.image_features(judge, some([style] * PROBE, rng)[0]).mean(0) for style in STYLES}
+
+
+def one_of_each(style: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A new picture of each subject of a style, uint8 (n, 64, 64, 3), and the concepts' numbers."""
+    rng = np.random.default_rng(seed)
+    made = [draw(style, rng, held_out, number) for number in range(len(subjects(style, held_out)))]
+    return np.stack([picture for picture, _ in made]), np.array([concept for _, (concept, _, _) in made])
+
+
+def recalled(judge: ar.Judge, pictures: np.ndarray, concepts: np.ndarray) -> dict[str, float]:
+    """Retrieval both ways: a picture's phrase among those of all concepts, a phrase's picture among those given."""
+    seen, said = ar.image_features(judge, pictures), ar.text_features(judge, phrases())
+    found = {f"text_top{k}": share(ar.retrieval(seen, said, concepts, k)) for k in (1, 5)}
+    same = concepts[:, None] == concepts
+    found |= {f"image_top{k}": share(ar.retrieval(said[concepts], seen, same, k)) for k in (1, 5)}
+    return found | {"n": len(concepts)}
+
+
+def average(rows: dict[str, dict]) -> dict[str, float]:
+    """The mean over the styles of stills, each counting the same."""
+    stills = [row for style, row in rows.items() if style not in (FOOTAGE, "pip")]
+    return {name: share(np.mean([row[name] for row in stills])) for name in stills[0] if name != "n"}
+
+
+def looks(judge: ar.Judge, seed: int) -> dict:
+    """How well the look score tells single frames of held-out clips from clean pictures, and the errors of a threshold of one half."""
+    rng = np.random.default_rng(seed)
+    art = some([style for style in STILLS for _ in range(PROBE // 4)], rng, held_out=True)[0]
+    shot = np.concatenate([clip for clip, _, _ in footage(held_out=True)])
+    clean, dirty = (np.array([ar.look_score(judge, one[None]) for one in pictures]) for pictures in (art, shot))
+    return {
+        "auc": share((dirty[:, None] > clean).mean()),
+        "clean_taken_for_footage": share((clean > 0.5).mean()),
+        "footage_taken_for_clean": share((dirty <= 0.5).mean()),
+        "clean": len(clean),
+        "footage": len(dirty),
+        "clips": len(footage(held_out=True)),
+    }
+
+
+def quality(judge: ar.Judge) -> dict:
+    """What the card says, all on pictures that training did not see."""
+    placements = {style: one_of_each(style, 21, False) for style in STILLS}
+    pairs = {style: one_of_each(style, 22, True) for style in STYLES}
+    placed, paired = ({style: recalled(judge, *made) for style, made in part.items()} for part in (placements, pairs))
+    took = {
+        s: Counter(ar.nearest_centroid(ar.image_features(judge, made[0]), judge.centroids)) for s, made in pairs.items()
+    }
+    return {
+        "retrieval": {"new_placements": average(placed), "held_out_pairs": average(paired)},
+        "retrieval_by_style": {"new_placements": placed, "held_out_pairs": paired},
+        "style_recognised": {style: share(found[style] / found.total()) for style, found in took.items()},
+        "style_confusion": {style: dict(found.most_common()) for style, found in took.items()},
+        "look": looks(judge, 23),
+    }
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser()
+    ask.add_argument("--device", default="cpu")
+    ask.add_argument("--steps", type=int, default=2400)
+    ask.add_argument("--batch", type=int, default=96)
+    args = ask.parse_args()
+    torch.manual_seed(0)
+    tok, vae = tokenizer(), AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32).to(args.device).eval()
+    ids = captions(tok, phrases(), STYLES)
+    plain = ids[:, 0, 0, 2]
+    plain = plain[:, : (plain != tok.eos_token_id).sum(1).max() + 1]  # without the padding, for speed
+    every = F.pad(torch.arange(len(plain))[:, None], (0, 2), value=-1)
+    model = clip(tok).to(args.device)
+    rng = np.random.default_rng(0)
+    prepare(model, pixels(some(list(rng.choice(STYLES, 256)), rng)[0], args.device))
+    config = ar.TrainConfig(
+        args.steps,
+        args.batch,
+        learning_rate=1e-3,
+        warmup=100,
+        anneal=True,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+        autocast=True,
+        seed=0,
+    )
+
+    def text(ids: torch.Tensor) -> torch.Tensor:
+        return F.normalize(model.get_text_features(ids.to(args.device)).pooler_output.float(), dim=-1)
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
+        made, about = some(list(rng.choice(STYLES, args.batch)), rng)
+        wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
+        says = torch.cat([torch.where(SAYS[wording], about, -1), every])
+        with torch.autocast(args.device, torch.bfloat16, config.autocast):
+            seen = model.get_image_features(worn(pixels(made, args.device), vae, generator)).pooler_output.float()
+            said = torch.cat([text(ids[(*about.T, wording)]), text(plain)])
+        similarity = model.logit_scale.exp().clamp(max=100) * F.normalize(seen, dim=-1) @ said.T
+        return contrast(similarity, true_of(says, about).to(args.device))
+
+    made = fit("judge", model.parameters(), loss_of, config)
+    size = {"height": world.SIDE, "width": world.SIDE}
+    images = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    sheets = [world.sheet(style) for style in dict.fromkeys(map(world.art, STILLS))]
+    clips = [entry.path for entry in ar.list_clips(DATA / "clips.csv", DATA / "clips")]
+    data = data_hash(*sheets, DATA / "concepts.csv", DATA / "clips.csv", *clips)
+    with written_aside(OUT) as aside:
+        copy.deepcopy(model).half().cpu().save_pretrained(aside)
+        CLIPProcessor(images, tok).save_pretrained(aside)
+        judge = ar.load_judge(aside)
+        judge = replace(judge, centroids=centroids(judge, seed=20))
+        np.savez(aside / "centroids.npz", **judge.centroids)
+        facts = {"parameters": sum(p.numel() for p in model.parameters()), "styles": STYLES, **quality(judge)}
+        write_card(aside / "card.json", "data/recipes/train_judge.py", made, data, args.device, **facts)
+
+
+if __name__ == "__main__":
+    main()
