@@ -139,7 +139,7 @@ def convert(
 
 @app.command()
 def doctor() -> None:
-    """Print versions, device, video codecs and the state of the mini world, and what to do about what is missing."""
+    """Print versions, device, video codecs and the state of the mini world: weights that differ from their cards, and what to do."""
     import av
     import torch
 
@@ -153,15 +153,14 @@ def doctor() -> None:
     typer.echo(f"ffmpeg: {av.ffmpeg_version_info}, inside PyAV {av.__version__}; writes H.264: {codec}")
     with _plain_errors():
         folder = mini.data_folder()
-        wanted = [*mini.FILES, *(f"styles/{style}.safetensors" for style in mini.STYLES)]
-        absent = [name for name in wanted if not (folder / "models" / "mini" / name).exists()]
-        clips = len(list((folder / "clips").glob("*.mp4")))
-        typer.echo(
-            f"data: {folder}, {clips} clips, "
-            + (f"MISSING {', '.join(absent)}" if absent else f"all {len(wanted)} model files")
-        )
-        if absent or not clips:
+        checked = mini.checked()
+        faults = [f"{name} {fault}" for name, fault in checked.items() if fault]
+        if not (clips := len(list((folder / "clips").glob("*.mp4")))):
+            faults.append("clips is missing, or empty")
+        typer.echo(f"data: {folder}, {clips} clips, {len(checked)} model files compared with their cards")
+        typer.echo("".join(f"  PROBLEM: {fault}\n" for fault in faults), nl=False)
+        if faults:
             raise ValueError(
-                "the mini world is incomplete: restore it with 'git checkout data', or rebuild it as data/README.md says"
+                "the mini world is not as it should be: restore it with 'git checkout data', or rebuild it as data/README.md says"
             )
     typer.echo("all is well")

@@ -14,7 +14,7 @@ import transformers
 from safetensors import SafetensorError
 
 from animatediff_ref.inflation import injected
-from animatediff_ref.mini import BASE_FILES, mini_file, style_file
+from animatediff_ref.mini import BASE_FILES, STYLES, mini_file, style_file
 from animatediff_ref.motion_module import MotionModule
 from animatediff_ref.objective import motion_scheduler
 from animatediff_ref.rows import generators_by_row, instead, options_by_row, prompts_by_row
@@ -60,9 +60,11 @@ def load_base(
     """A Stable-Diffusion-1.x pipeline with the scheduler that motion modules were trained with (linear betas).
 
     ``name`` is ``"mini"``, a folder, one .safetensors or .ckpt file (whose configuration and tokenizer diffusers fetches from the hub
-    unless they are cached), or a hub id, which it then downloads. ``style``
-    adds a personalised style of the mini world (``"blob"``); any other LoRA goes in with ``pipe.load_lora_weights``.
-    Raises ``ValueError`` for an unknown style, and where there is no pipeline that diffusers can load.
+    unless they are cached), or a hub id, which it then downloads. ``style`` names
+    a personalised model of the mini world (``animatediff_ref.mini.STYLES``: a LoRA, a whole checkpoint, an embedding); others go in by
+    diffusers' own ``pipe.load_lora_weights``, ``pipe.load_textual_inversion``, or as ``name``.
+    Raises ``ValueError`` for an unknown style, for a file that is missing or not whole, and where there is no pipeline that
+    diffusers can load.
     """
     name = str(name)
     if style is not None and name != "mini":
@@ -71,24 +73,28 @@ def load_base(
         )
     for file in BASE_FILES if name == "mini" else ():
         mini_file(file)
-    lora = style_file(style) if style else None
+    personal = style_file(style) if style else None
+    kind, _, trigger = STYLES[style] if style else (None, None, "")
     place = mini_file("") if name == "mini" else Path(name)
     if not place.exists() and (place.suffix or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))):
         raise ValueError(
             f"no base model at {place}: needed is 'mini', a pipeline folder, a .safetensors file or a hub id such as 'owner/name'"
         )
+    options = {"safety_checker": None, "requires_safety_checker": False}
+    if kind == "checkpoint":  # a whole model, without the configuration and tokenizer of its base
+        place, options = personal, {**options, "config": str(place), "local_files_only": True}
     read = StableDiffusionPipeline.from_single_file if place.is_file() else StableDiffusionPipeline.from_pretrained
     try:
         with _quietly():
-            pipe = read(str(place if place.exists() else name), safety_checker=None, requires_safety_checker=False).to(
-                dtype
-            )
-            if lora:
-                pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name=style)
+            pipe = read(str(place if place.exists() else name), **options).to(dtype)
+            if kind in ("lora", "dreambooth"):
+                pipe.load_lora_weights(str(personal.parent), weight_name=personal.name, adapter_name=style)
+            elif kind == "embedding":
+                pipe.load_textual_inversion(str(personal), token=trigger)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{name} is not a pipeline that diffusers can load: {str(error).splitlines()[0]}") from error
-    if lora:
-        pipe.tokenizer.init_kwargs["known_words"].append(style)  # its trigger word
+    if style:
+        pipe.tokenizer.init_kwargs["known_words"] += _words(trigger)
     pipe.scheduler = motion_scheduler()
     return pipe
 
@@ -156,8 +162,11 @@ def animate(
 def unknown_words(tokenizer, prompt: str) -> list[str]:
     """Words of ``prompt`` that the base was never taught; empty for a tokenizer that does not say, such as CLIP's own."""
     known = tokenizer.init_kwargs.get("known_words")
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    return [] if known is None else [word for word in words if word not in known]
+    return [] if known is None else [word for word in _words(prompt) if word not in known]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def best_device() -> str:

@@ -1,9 +1,14 @@
 """The command line: what it makes, what it says, and one line for bad input."""
 
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import animatediff_ref as ar
+from animatediff_ref import mini
 from animatediff_ref.cli import app
 
 
@@ -67,10 +72,58 @@ def test_a_missing_data_folder(tmp_path, monkeypatch):
     assert invoke("doctor").exit_code == 2
 
 
+def test_doctor_names_what_differs_or_is_missing(tmp_path, monkeypatch):
+    """A file that is well, and every way in which one is not."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "data" / "recipes")
+    from fit import seal
+
+    folder, names = tmp_path / "models" / "mini", ("well", "other", "half", "pointer", "silent", "bare", "absent")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    folder.mkdir(parents=True)
+    for name in names[:-1]:
+        save_file({"weight": torch.ones(100)}, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text("{}")
+        if name != "silent":
+            seal(folder / f"{name}.json")
+    save_file({"weight": torch.zeros(100)}, folder / "other.safetensors")
+    (folder / "half.safetensors").write_bytes((folder / "half.safetensors").read_bytes()[:200])
+    (folder / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    (folder / "bare.json").unlink()
+    monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path))
+    monkeypatch.setattr(mini, "FILES", tuple(f"{name}.safetensors" for name in names))
+    monkeypatch.setattr(mini, "STYLES", {})
+    done = invoke("doctor")
+    assert done.exit_code == 2 and "git checkout data" in done.output
+    for name, said in {
+        "other": "is not the file that its card, other.json, speaks of",
+        "half": "is damaged, or half downloaded",
+        "pointer": "is a pointer of Git LFS, which 'git lfs pull' replaces",
+        "silent": "has no sha256 in its card, silent.json",
+        "bare": "has no card",
+        "absent": "is missing",
+    }.items():
+        assert f"PROBLEM: models/mini/{name}.safetensors {said}" in done.output
+    assert done.output.count("PROBLEM") == 6, "and nothing of the one that is well"
+    monkeypatch.setattr(mini, "FILES", ())
+    for name in names[1:]:
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    assert "all is well" in invoke("doctor").output
+
+
 def test_doctor():
     done = invoke("doctor")
     assert done.exit_code == 0, done.output
-    for word in ("torch", "diffusers", "device:", "ffmpeg:", "writes H.264: yes", "523 clips", "all is well"):
+    for word in (
+        "torch",
+        "diffusers",
+        "device:",
+        "ffmpeg:",
+        "writes H.264: yes",
+        "523 clips",
+        "compared with their cards",
+        "all is well",
+    ):
         assert word in done.output
 
 

@@ -5,17 +5,18 @@ goes on from its last checkpoint with the same command.
 """
 
 import csv
-import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from animatediff_ref.mini import card_of
 from animatediff_ref.training import StepRecord, TrainConfig, optimise
 
 DATA = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def follow(name: str, records: Iterable[StepRecord], config: TrainConfig, every:
 
 def data_hash(*paths: Path) -> str:
     """sha256 over the named files, in order: which data a set of weights has seen."""
-    total = hashlib.sha256()
+    total = sha256()
     for path in paths:
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
@@ -68,7 +69,7 @@ def commit() -> str:
 
 
 def write_card(path: Path, recipe: str, made: dict, data: str, device: str, **facts) -> None:
-    """The card of a weight file: how it was made, from what, and how good it is; its learning curve goes beside it."""
+    """The card of a weight file that lies there already: how it was made, from what, and how good it is; its curve goes beside it."""
     curve = made.pop("curve")
     with open(path.with_suffix(".curve.csv"), "w", newline="") as file:
         writer = csv.DictWriter(file, curve[0].keys(), lineterminator="\n")
@@ -78,3 +79,11 @@ def write_card(path: Path, recipe: str, made: dict, data: str, device: str, **fa
     card = {"recipe": recipe, "commit": commit(), **made, "device": name, "torch": torch.__version__}
     card |= {"python": platform.python_version(), "data_sha256": data, **facts}
     path.write_text(json.dumps(card, indent=2) + "\n")
+    seal(path)
+
+
+def seal(card: Path) -> None:
+    """Write into a card the sha256 of each weight file that it speaks for, which ``animatediff-ref doctor`` compares."""
+    mine = [path for path in sorted(card.parent.rglob("*.safetensors")) if card_of(path) == card]
+    sums = {path.relative_to(card.parent).as_posix(): sha256(path.read_bytes()).hexdigest() for path in mine}
+    card.write_text(json.dumps({**json.loads(card.read_text()), "sha256": sums}, indent=2) + "\n")
