@@ -66,12 +66,17 @@ def check_suffix(path: str | Path) -> Path:
     return Path(path)
 
 
-def write_clip(clip: np.ndarray, path: str | Path, fps: int = 8) -> None:
-    """Write a clip as .mp4 (H.264), .gif or .webp, by the suffix; GIF and WebP loop. The file appears whole or not at all."""
+def write_clip(clip: np.ndarray, path: str | Path, fps: int = 8, crf: int = 20) -> None:
+    """Write a clip as .mp4 (H.264), .gif or .webp, by the suffix; GIF and WebP loop. The file appears whole or not at all.
+
+    ``crf`` is the quality of .mp4, from 0 (no loss) to 51 (worst). ``ValueError`` for what is no clip, suffix or quality.
+    """
     clip, path = check_clip(clip), check_suffix(path)
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf, the quality of .mp4, goes from 0 (no loss) to 51 (worst), got {crf}")
     with written_aside(path) as aside:
         if path.suffix == ".mp4":
-            _write_mp4(clip, aside, fps)
+            _write_mp4(clip, aside, fps, crf)
         else:
             pictures = [Image.fromarray(frame) for frame in clip]
             options = {"quality": 90} if path.suffix == ".webp" else {}
@@ -80,12 +85,13 @@ def write_clip(clip: np.ndarray, path: str | Path, fps: int = 8) -> None:
             )
 
 
-def _write_mp4(clip: np.ndarray, path: Path, fps: int, crf: int = 20) -> None:
+def _write_mp4(clip: np.ndarray, path: Path, fps: int, crf: int) -> None:
     height, width = (
         side - side % 2 for side in clip.shape[1:3]
     )  # 4:2:0 colour, which every player reads, needs even sides
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as video:
-        stream = video.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "slow"})
+        options = {"crf": str(crf), "preset": "slow", "threads": "1"}  # one: the same bytes on every machine
+        stream = video.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in clip[:, :height, :width]:
             video.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

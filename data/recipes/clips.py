@@ -1,55 +1,149 @@
-"""The video set: 523 openly licensed animated emoji, in a look that no still style has, on backgrounds, as H.264 mp4.
+"""The video set: 523 openly licensed animated emoji, in a look that no still style has, as cheap stock footage.
 
     python data/recipes/clips.py              # needs the artwork's downloads (artwork.py)
 
-Writes ``data/clips/CODE.mp4`` (128x128, 8 fps, 32 frames: the animations loop, so each goes round until it is full) and the
-WebVid-style table ``data/clips.csv``.
+Writes ``data/clips/CODE.mp4`` (128x128, 8 fps, 32 frames: the animations loop, so each goes round until it is full), the
+WebVid-style table ``data/clips.csv`` and the mark that all clips bear, ``data/watermark.png``.
+
+The paper trains its domain adapter against the artefacts of WebVid (section 4.1); here each is made, in the order of a camera:
+motion blur (an open shutter: the three source frames of each frame, averaged), washed-out colour, a half-transparent
+watermark, and H.264 at a low bit rate. ``clean`` gives the same composition without them, with the true alpha.
 """
 
 import csv
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import world
 from artwork import animations, labels
-from PIL import Image
+from einops import reduce
+from PIL import Image, ImageDraw
 
 from animatediff_ref.clips import write_clip
+from animatediff_ref.storage import written_aside
 
 SIDE, FRAMES, FPS = 128, 32, 8
-STRIDE = 3  # the animations run at 24 frames a second
+SHUTTER = 3  # the animations run at 24 frames a second
+CRF = 34  # of H.264: 20 looks clean, 51 is the worst
+COLOUR, CONTRAST = 0.6, 0.85  # what is left of each
+SEED = 3
+MARK = world.DATA / "watermark.png"
+# Letters as strokes in a box of 4 by 6, for a mark of our own without anyone's font.
+LETTERS = {
+    "S": [[(4, 1), (3, 0), (1, 0), (0, 1), (0, 2), (1, 3), (3, 3), (4, 4), (4, 5), (3, 6), (1, 6), (0, 5)]],
+    "T": [[(0, 0), (4, 0)], [(2, 0), (2, 6)]],
+    "O": [[(1, 0), (3, 0), (4, 1), (4, 5), (3, 6), (1, 6), (0, 5), (0, 1), (1, 0)]],
+    "C": [[(4, 1), (3, 0), (1, 0), (0, 1), (0, 5), (1, 6), (3, 6), (4, 5)]],
+    "K": [[(0, 0), (0, 6)], [(4, 0), (0, 4)], [(1.5, 2.5), (4, 6)]],
+}
 
 
-def frames(image: Image.Image) -> list[Image.Image]:
-    """Every third frame of an animation, RGBA, going round until there are 32."""
-    loop = []
-    for i in range(0, image.n_frames, STRIDE):
+class Composition(NamedTuple):
+    """A clip without artefacts: uint8 (f, 128, 128, 3), and how much of each pixel is the object's, 0 to 1, (f, 128, 128)."""
+
+    clip: np.ndarray
+    alpha: np.ndarray
+
+
+def watermark() -> Image.Image:
+    """The mark, RGBA: a word in white with a dark rim, so that it shows on any ground, bold enough to outlive a small autoencoder."""
+    fine = 8  # drawn so many times larger, for smooth edges
+    strokes = [
+        [(fine * (7.5 + 24.2 * i + 4.2 * x), fine * (86 + 5 * y)) for x, y in stroke]
+        for i, letter in enumerate("STOCK")
+        for stroke in LETTERS[letter]
+    ]
+
+    def drawn(width: float) -> np.ndarray:
+        sheet = Image.new("L", (SIDE * fine, SIDE * fine))
+        for stroke in strokes:
+            ImageDraw.Draw(sheet).line(stroke, 255, round(width * fine), joint="curve")
+        return np.asarray(sheet.resize((SIDE, SIDE), Image.BOX)) / 255
+
+    light, rim = 0.45 * drawn(5.5), 0.27 * drawn(9.5)
+    alpha = np.maximum(light, rim)
+    white = light / np.maximum(alpha, 1e-6)
+    return Image.fromarray(np.round(255 * np.stack([white, white, white, alpha], -1)).astype(np.uint8), "RGBA")
+
+
+@cache
+def files() -> dict:
+    """Code point -> file of each animation."""
+    return animations(labels())
+
+
+def drawn(code: str) -> np.ndarray:
+    """The loop of an animation, RGBA uint8 (f, 256, 256, 4), as many frames as it takes to fill the clip at 24 a second."""
+    image, loop = Image.open(files()[code]), []
+    for i in range(image.n_frames):
         image.seek(i)
-        loop.append(image.convert("RGBA").crop((0, 0, 256, 256)))
-    return [loop[i % len(loop)] for i in range(FRAMES)]
+        loop.append(np.asarray(image.convert("RGBA").crop((0, 0, 256, 256))))
+    return np.stack([loop[i % len(loop)] for i in range(SHUTTER * FRAMES)])
 
 
-def composed(sprites: list[Image.Image], backdrop: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Sprites on a backdrop, all at one random place and size; uint8 (f, h, w, 3)."""
+def scene(code: str) -> tuple[str, int, tuple[int, int]]:
+    """The background of a clip, the side of its object in pixels, and where its upper left corner goes: it may reach over any edge."""
+    rng = np.random.default_rng([SEED, int(code, 16)])
+    place = list(world.BACKGROUNDS)[rng.integers(len(world.BACKGROUNDS))]
     size = round(SIDE * rng.uniform(*world.SCALE))
-    x, y = np.round((SIDE - size) / 2 + SIDE * rng.uniform(-world.SHIFT, world.SHIFT, 2)).astype(int)
-    clip = []
-    for sprite in sprites:
-        picture = backdrop.convert("RGBA")
-        picture.alpha_composite(sprite.resize((size, size), Image.LANCZOS), (max(x, 0), max(y, 0)))
-        clip.append(np.asarray(picture.convert("RGB")))
-    return np.stack(clip)
+    shift = SIDE * rng.uniform(-world.SHIFT, world.SHIFT, 2)
+    return place, size, tuple(np.round((SIDE - size) / 2 + shift).astype(int).tolist())
+
+
+def layer(code: str) -> np.ndarray:
+    """The object of a clip where it goes, premultiplied RGBA from 0 to 1, (96, 128, 128, 4), 24 frames a second."""
+    _, size, corner = scene(code)
+    frames = []
+    for sprite in drawn(code):
+        frame = Image.new("RGBA", (SIDE, SIDE))
+        frame.paste(Image.fromarray(sprite).resize((size, size), Image.LANCZOS), corner)
+        frames.append(np.asarray(frame, np.float32) / 255)
+    rgba = np.stack(frames)
+    return np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1)
+
+
+def over(rgba: np.ndarray, place: str) -> np.ndarray:
+    """Premultiplied frames on a background, uint8 (f, h, w, 3)."""
+    backdrop = np.asarray(world.background(place, SIDE), np.float32) / 255
+    return np.round(255 * (rgba[..., :3] + backdrop * (1 - rgba[..., 3:]))).astype(np.uint8)
+
+
+def clean(code: str) -> Composition:
+    """What a clip shows, without its artefacts: each frame as it is in the middle of the time that its shutter is open."""
+    sharp = layer(code)[SHUTTER // 2 :: SHUTTER]
+    return Composition(over(sharp, scene(code)[0]), sharp[..., 3])
+
+
+def aged(code: str) -> np.ndarray:
+    """A clip with all its artefacts but compression, uint8 (f, h, w, 3)."""
+    blurred = reduce(layer(code), "(f open) h w c -> f h w c", "mean", open=SHUTTER)
+    return marked(washed(over(blurred, scene(code)[0])))
+
+
+def washed(clip: np.ndarray) -> np.ndarray:
+    """A clip with less colour and contrast."""
+    grey = clip @ np.array([0.299, 0.587, 0.114], np.float32)[:, None]
+    return np.round(128 + CONTRAST * (grey + COLOUR * (clip - grey) - 128)).astype(np.uint8)
+
+
+def marked(clip: np.ndarray) -> np.ndarray:
+    """A clip of 128 pixels under the watermark."""
+    mark = np.asarray(watermark(), np.float32)
+    alpha = mark[..., 3:] / 255
+    return np.round(clip * (1 - alpha) + mark[..., :3] * alpha).astype(np.uint8)
 
 
 def main() -> None:
-    places, known = animations(labels()), {row["code"]: row for row in world.concepts() if row["clip"]}
-    folder, table = world.DATA / "clips", []
-    for number, (code, row) in enumerate(known.items()):
-        rng = np.random.default_rng([3, number])
-        place = list(world.BACKGROUNDS)[rng.integers(len(world.BACKGROUNDS))]
-        clip = composed(frames(Image.open(places[code])), world.background(place, SIDE), rng)
-        write_clip(clip, folder / f"{code}.mp4", FPS)
-        table.append({"videoid": code, "name": world.caption(row["phrase"], place), "page_dir": ""})
-    with open(world.DATA / "clips.csv", "w", newline="") as file:
+    with written_aside(MARK) as aside:
+        watermark().save(aside, optimize=True)
+    table = []
+    for row in world.concepts():
+        if row["clip"]:
+            write_clip(aged(row["code"]), world.DATA / "clips" / f"{row['code']}.mp4", FPS, crf=CRF)
+            caption = world.caption(row["phrase"], scene(row["code"])[0])
+            table.append({"videoid": row["code"], "name": caption, "page_dir": ""})
+    with written_aside(world.DATA / "clips.csv") as aside, open(aside, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
