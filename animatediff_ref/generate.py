@@ -21,7 +21,7 @@ from animatediff_ref.rows import generators_by_row, instead, options_by_row, pro
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep what loading says to itself: hints about parts that nothing here uses, and bars of a second's length."""
     voices = (diffusers.utils.logging, transformers.utils.logging)
     before = [(voice.get_verbosity(), voice.is_progress_bar_enabled()) for voice in voices]
@@ -37,7 +37,7 @@ def _quietly() -> Iterator[None]:
                 voice.enable_progress_bar()
 
 
-with _quietly():
+with quietly():
     from diffusers import StableDiffusionPipeline
     from diffusers.models.autoencoders.vae import DecoderOutput
 
@@ -85,7 +85,7 @@ def load_base(
         place, options = personal, {**options, "config": str(place), "local_files_only": True}
     read = StableDiffusionPipeline.from_single_file if place.is_file() else StableDiffusionPipeline.from_pretrained
     try:
-        with _quietly():
+        with quietly():
             pipe = read(str(place if place.exists() else name), **options).to(dtype)
             if kind in ("lora", "dreambooth"):
                 pipe.load_lora_weights(str(personal.parent), weight_name=personal.name, adapter_name=style)

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
 from animatediff_ref.clips import check_clip
-from animatediff_ref.generate import _quietly
+from animatediff_ref.generate import quietly
 from animatediff_ref.mini import judge_folder
 
 CHUNK = 256  # images or prompts at a time
@@ -43,7 +43,7 @@ def load_judge(name: str | Path = "mini") -> Judge:
         raise ValueError(f"no judge at {place}: needed is 'mini', a folder of a CLIP or a hub id such as 'owner/name'")
     source = str(place if place.is_dir() else name)
     try:
-        with _quietly():
+        with quietly():
             model = CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
             processor = CLIPProcessor.from_pretrained(source)
         centroids = dict(np.load(place / CENTROIDS)) if (place / CENTROIDS).exists() else {}

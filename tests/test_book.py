@@ -23,6 +23,7 @@ FLAGS = [
 ]
 PAGES = (
     "welcome",
+    "mini_world",
     "05_temporal_transformer",
     "06_in_the_unet",
     "07_training",
@@ -31,7 +32,7 @@ PAGES = (
     "files",
     "references",
 )
-CLIPS = {"welcome": 6, "06_in_the_unet": 3, "07_training": 6, "08_animating": 7}  # at least
+CLIPS = {"welcome": 6, "mini_world": 4, "06_in_the_unet": 3, "07_training": 6, "08_animating": 7}  # at least
 FORMULAS = {"05_temporal_transformer": 4, "06_in_the_unet": 1, "07_training": 2}  # at least
 
 pytestmark = pytest.mark.skipif(
@@ -116,6 +117,18 @@ def test_clips_move_and_are_described(visit, name):
     )
     assert moved > 0.5
     assert page.locator("figure.clip figcaption").count() == clips.count()
+
+
+def test_gallery_buttons_choose(visit):
+    page = visit("mini_world")
+    gallery = page.locator("div.gallery")
+    shown = lambda: gallery.locator("figure:visible").count()  # noqa: E731
+    every = shown()
+    gallery.get_by_text("ink", exact=True).click()
+    assert 0 < shown() < every
+    gallery.locator("fieldset").last.locator("label").nth(1).click()
+    assert shown() == 1
+    assert "ink" in gallery.locator("figure:visible img").get_attribute("alt")
 
 
 def test_clips_wait_for_readers_who_ask_for_less_motion(visit):

@@ -1,13 +1,21 @@
-"""The moving picture at the top of the README: six generated clips side by side.
+"""What the mini world looks like: a contact sheet for the base and each personalised model, and the moving picture of the README.
 
-python data/recipes/gallery.py
+    python data/recipes/gallery.py [--device cuda]
+
+The prompts of a sheet are drawn at random (measure.py), not picked: ``data/contact/NAME.webp``, ten in a row.
 """
+
+import argparse
+import io
 
 import numpy as np
 from fit import DATA
+from measure import asks, draw, quiet, sample
 from PIL import Image
 
 import animatediff_ref as ar
+from animatediff_ref.mini import STYLES
+from animatediff_ref.storage import written_aside
 
 PROMPTS = [
     "a penguin, snow",
@@ -18,10 +26,33 @@ PROMPTS = [
     "a ghost, desert",
 ]
 WIDTH = 140
+COLUMNS = 10
 
 
-def main() -> None:
-    pipe = ar.load_base("mini", style="blob")
+def sheet(pictures: np.ndarray) -> Image.Image:
+    """Pictures, uint8 (n, h, w, 3), ten in a row, two pixels apart."""
+    n, h, w, _ = pictures.shape
+    page = Image.new("RGB", (COLUMNS * (w + 2) - 2, -(-n // COLUMNS) * (h + 2) - 2), "white")
+    for i, picture in enumerate(pictures):
+        page.paste(Image.fromarray(picture), (i % COLUMNS * (w + 2), i // COLUMNS * (h + 2)))
+    return page
+
+
+def contact_sheets(device: str) -> None:
+    (DATA / "contact").mkdir(exist_ok=True)
+    for name in ("base", *STYLES):
+        style = STYLES.get(name)
+        pipe = quiet(ar.load_base("mini", style=style and name).to(device))
+        rows = sample(asks(True), 60 if style else 100)
+        words = style and name != "pip" and style.trigger
+        prompts = [f"{style.trigger}, {ask.place}" if name == "pip" else ask.prompt(words or None) for ask in rows]
+        sheet(draw(pipe, prompts)).save(made := io.BytesIO(), "webp", quality=85)
+        with written_aside(DATA / "contact" / f"{name}.webp") as aside:
+            aside.write_bytes(made.getvalue())
+
+
+def moving_picture(device: str) -> None:
+    pipe = ar.load_base("mini", style="blob").to(device)
     ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
     clips = [ar.animate(pipe, f"{prompt}, blob style", seed=0) for prompt in PROMPTS]
     frames = []
@@ -29,6 +60,14 @@ def main() -> None:
         row = [np.asarray(Image.fromarray(frame).resize((WIDTH, WIDTH), Image.LANCZOS)) for frame in together]
         frames.append(np.concatenate(row, axis=1))
     ar.write_clip(np.stack(frames), DATA / "gallery.webp", fps=8)
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser()
+    ask.add_argument("--device", default="cpu")
+    device = ask.parse_args().device
+    contact_sheets(device)
+    moving_picture(device)
 
 
 if __name__ == "__main__":

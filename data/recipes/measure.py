@@ -2,100 +2,187 @@
 
     python data/recipes/measure.py [--device cuda]
 
-Three things: what the autoencoder loses; how many generated stills a classifier, taught on real ones alone, recognises; how
-much generated blob clips move, against real clips and control rows.
+By the judge, which never saw a generated picture: are the concepts recognised in what the base and each personalised model draw, as
+they are in real renderings; is the style; do guidance and negative prompts do what they should. And how much generated blob clips
+move, against real clips and control rows.
 """
 
 import argparse
 import json
 import platform
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import world
-from fit import DATA, commit, fit
+from clips import clean
+from fit import DATA, commit
 from PIL import Image
-from torch import nn
-from train_base import pictures
-from train_vae import psnr, split, stills
 
 import animatediff_ref as ar
+from animatediff_ref.mini import STYLES
+from animatediff_ref.storage import written_aside
 
-STYLES = ("noto", "twemoji", "blob")
-PROMPTS = 24
+PLACES = list(world.BACKGROUNDS)
+SAMPLE = 150  # prompts for each personalised model and each setting
+CLIPS = 24
+GUIDANCE = (1.0, 2.0, 4.0, 7.5, 12.0)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One picture to draw: a concept, by its number among the base's, on a background."""
+
+    concept: int
+    place: str
+
+    def prompt(self, words: str | None = None) -> str:
+        return ", ".join(part for part in (base_rows()[self.concept]["phrase"], self.place, words) if part)
 
 
 def base_rows() -> list[dict]:
     return [row for row in world.concepts() if row["base"]]
 
 
-def classifier() -> nn.Sequential:
-    widths, layers = (3, 32, 64, 128, 256), []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU(), nn.Dropout2d(0.05)]
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(base_rows())))
+def asks(taught: bool) -> list[Ask]:
+    """Every concept once, on a background that training did, or did not, show it on."""
+    rng = np.random.default_rng(21)
+    pairs = [[p for p in range(len(PLACES)) if world.taught(c, p) == taught] for c in range(len(base_rows()))]
+    return [Ask(c, PLACES[rng.choice(places)]) for c, places in enumerate(pairs)]
 
 
-def taught_classifier(device: str) -> nn.Sequential:
-    made, about = pictures(STYLES, 3, seed=11)
-    bank, concept = torch.from_numpy(made), torch.from_numpy(about[:, 0])
-    torch.manual_seed(0)
-    judge = classifier().to(device)
-
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(bank), (96,), generator=generator)
-        noisy = bank[rows].float() / 127.5 - 1 + 0.1 * torch.randn(bank[rows].shape, generator=generator)
-        return F.cross_entropy(judge(noisy.to(device)), concept[rows].to(device))
-
-    fit("judge", judge.parameters(), loss_of, ar.TrainConfig(700, learning_rate=3e-3, warmup=50, anneal=True, seed=0))
-    return judge.eval()
+def sample(rows: list, count: int = SAMPLE) -> list:
+    return [rows[i] for i in sorted(np.random.default_rng(22).permutation(len(rows))[:count])]
 
 
-@torch.no_grad()
-def recognised(judge: nn.Sequential, images: np.ndarray, concepts: list[int], top: int = 1) -> int:
-    """How many of the images, uint8 (n, h, w, 3), have the right concept among the classifier's first ``top``."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(judge.parameters()).device).float() / 127.5 - 1
-    return (judge(x).topk(top).indices.cpu() == torch.tensor(concepts)[:, None]).any(1).sum().item()
-
-
-def generated_stills(pipe, prompts: list[str]) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
+def draw(pipe, prompts: list[str], **options) -> np.ndarray:
+    """Generated stills, uint8 (n, 64, 64, 3), 25 steps, each batch from its own seed."""
     images = []
-    for start in range(0, len(prompts), 20):
-        part, draw = prompts[start : start + 20], torch.Generator().manual_seed(start)
-        images += list(pipe(part, num_inference_steps=25, generator=draw, output_type="np").images)
+    for start in range(0, len(prompts), 50):
+        part, seed = prompts[start : start + 50], torch.Generator().manual_seed(start)
+        images += list(pipe(part, num_inference_steps=25, generator=seed, output_type="np", **options).images)
     return (np.stack(images) * 255).round().astype(np.uint8)
 
 
-def recognition(device: str) -> dict:
-    judge, rows, places = taught_classifier(device), base_rows(), list(world.BACKGROUNDS)
-    made, about = pictures(STYLES, 1, seed=12)
-    real = {}
-    for i, style in enumerate(STYLES):
-        mine = about[:, 1] == i
-        real[style] = round(
-            100 * recognised(judge, made[mine].transpose(0, 2, 3, 1), about[mine, 0].tolist()) / mine.sum()
-        )
-    picked = np.random.default_rng(13).permutation(len(rows))[:100].tolist()
-    prompts = [world.caption(rows[c]["phrase"], places[i % len(places)]) for i, c in enumerate(picked)]
-    result = {"real_stills_percent": real, "generated": {}}
-    for name, style in (("base", None), ("blob", "blob")):
-        said = [f"{prompt}, {style} style" if style else prompt for prompt in prompts]
-        images = generated_stills(ar.load_base("mini", style=style).to(device), said)
-        result["generated"][name] = {f"top{top}_of_100": recognised(judge, images, picked, top) for top in (1, 5)}
-    return result
+def rendered(rows: list[Ask], styles: list[str]) -> np.ndarray:
+    """Real renderings of the same things, placed anew."""
+    rng = np.random.default_rng(23)
+    pictures = [
+        world.picture(base_rows()[ask.concept]["code"], style, ask.place, rng) for ask, style in zip(rows, styles)
+    ]
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def backdrop(name: str) -> np.ndarray:
-    image = Image.open(DATA / "backgrounds" / f"{name.replace(' ', '_')}.png")
-    return np.asarray(image.resize((world.SIDE, world.SIDE), Image.LANCZOS))
+class Examiner:
+    """The judge with every concept's name before it: which one is in the picture?"""
+
+    def __init__(self, device: str):
+        self.judge = ar.load_judge("mini")
+        self.judge.model.to(device)
+        self.names = ar.text_features(self.judge, [row["phrase"] for row in base_rows()])
+
+    def hits(self, images: np.ndarray, rows: list[Ask], top: int) -> np.ndarray:
+        """For each picture, whether its concept is among the nearest ``top`` of all, as 0 or 1."""
+        features, right = ar.image_features(self.judge, images), [ask.concept for ask in rows]
+        one = [ar.retrieval(features[[i]], self.names, np.array([c]), top) for i, c in enumerate(right)]
+        return np.array(one)
+
+    def concepts(self, images: np.ndarray, rows: list[Ask]) -> dict:
+        return {f"top{top}_percent": interval(100 * self.hits(images, rows, top)) for top in (1, 5)}
+
+    def style_percent(self, images: np.ndarray, style: str) -> dict:
+        nearest = ar.nearest_centroid(ar.image_features(self.judge, images), self.judge.centroids)
+        return interval([100.0 * (name == style) for name in nearest])
+
+
+def interval(values) -> dict:
+    """Mean and its 95 % bootstrap interval."""
+    draws = np.random.default_rng(15).choice(values, (2000, len(values))).mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": round(float(np.mean(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> dict:
+    """One mean over another with a 95 % bootstrap interval, resampling in pairs."""
+    drawn = np.random.default_rng(16).integers(len(above), size=(2000, len(above)))
+    low, high = np.quantile(above[drawn].mean(1) / below[drawn].mean(1), [0.025, 0.975])
+    return {
+        "mean": round(float(above.mean() / below.mean()), 3),
+        "low": round(float(low), 3),
+        "high": round(float(high), 3),
+    }
+
+
+def text_to_image(examiner: Examiner, pipe) -> dict:
+    """All concepts, on backgrounds that they were and were not taught on, beside real renderings of the same."""
+    table = {}
+    for name, taught in (("taught pairs", True), ("held-out pairs", False)):
+        rows = asks(taught)
+        styles = [world.BASE_STYLES[i % 2] for i in range(len(rows))]
+        made = draw(pipe, [ask.prompt(f"{style} style") for ask, style in zip(rows, styles)])
+        real = rendered(rows, styles)
+        hits = [examiner.hits(images, rows, 5) for images in (made, real)]
+        table[name] = {
+            "pictures": len(rows),
+            "generated": examiner.concepts(made, rows),
+            "real": examiner.concepts(real, rows),
+            "top5 generated / real": ratio(*hits),
+        }
+    return table
+
+
+def personalised(examiner: Examiner, device: str, base) -> dict:
+    """Each personalised model: is its style recognised, and are its concepts, beside the base's on the same prompts."""
+    table = {}
+    for name, style in STYLES.items():
+        pipe = quiet(ar.load_base("mini", style=name).to(device))
+        drawn = world.sprites(world.art(name)) if name != "pip" else world.sprites("noto")
+        rows = sample([ask for ask in asks(True) if base_rows()[ask.concept]["code"] in drawn])
+        words = None if name == "pip" else style.trigger  # a character is called instead of a concept, not beside it
+        images = draw(pipe, [ask.prompt(words) for ask in rows])
+        own = draw(pipe, [f"{style.trigger}, {ask.place}" for ask in rows]) if name == "pip" else images
+        control = draw(base, [ask.prompt("noto style") for ask in rows])
+        table[name] = {
+            "pictures": len(rows),
+            "style recognised_percent": examiner.style_percent(own, name),
+            "the base's recognised as it_percent": examiner.style_percent(control, name),
+            "concepts": examiner.concepts(images, rows),
+            "concepts of the base": examiner.concepts(control, rows),
+        }
+        print(name, json.dumps(table[name]), flush=True)
+    return table
+
+
+def steering(examiner: Examiner, pipe) -> dict:
+    """What guidance and negative prompts do to the base."""
+    rows = sample(asks(True))
+    plain, noto = [ask.prompt() for ask in rows], [ask.prompt("noto style") for ask in rows]
+    table = {"guidance": {}, "negative prompt": {}}
+    for scale in GUIDANCE:
+        images = draw(pipe, noto, guidance_scale=scale)
+        clipped = ((images == 0) | (images == 255)).mean((1, 2, 3))
+        table["guidance"][str(scale)] = examiner.concepts(images, rows) | {
+            "style recognised_percent": examiner.style_percent(images, "noto"),
+            "saturated pixels_percent": interval(100 * clipped),
+        }
+    for negative in ("", "noto style", "twemoji style"):
+        images = draw(pipe, plain, negative_prompt=[negative] * len(plain))
+        table["negative prompt"][negative or "none"] = examiner.concepts(images, rows) | {
+            f"{style}_percent": examiner.style_percent(images, style) for style in world.BASE_STYLES
+        }
+    return table
+
+
+def backdrop(place: str) -> np.ndarray:
+    return np.asarray(world.background(place))
 
 
 def amount(clip: np.ndarray, place: str) -> float:
     return round(ar.motion_amount(clip, ar.object_mask(clip, backdrop(place))), 5)
+
+
+def smaller(clip: np.ndarray) -> np.ndarray:
+    return np.stack([Image.fromarray(frame).resize((world.SIDE, world.SIDE), Image.LANCZOS) for frame in clip])
 
 
 @torch.no_grad()
@@ -106,73 +193,66 @@ def through_vae(pipe, clip: np.ndarray) -> np.ndarray:
 
 
 def motion(device: str) -> dict:
-    """Motion amount inside the object for the same concepts: real clips, generated clips, and controls."""
-    rows = base_rows()
-    picked = np.random.default_rng(14).permutation(len(rows))[:PROMPTS].tolist()
-    penguin = next(i for i, row in enumerate(rows) if row["label"] == "penguin")
-    picked = [penguin] + [c for c in picked if c != penguin][: PROMPTS - 1]
-    captions = {clip.path.stem: clip for clip in ar.list_clips(DATA / "clips.csv", DATA / "clips")}
-    pipe = ar.load_base("mini", style="blob").to(device)
-    pipe.set_progress_bar_config(disable=True)
+    """Motion for the same concepts: real clips without artefacts, generated clips, and controls.
+
+    Two measures: how much pixels of the object change, where the object is told by its known background; and optical flow.
+    """
+    moving = [ask for ask in asks(True) if base_rows()[ask.concept]["clip"]]
+    penguin = next(ask for ask in moving if base_rows()[ask.concept]["label"] == "penguin")
+    picked = [penguin, *[ask for ask in sample(moving, CLIPS) if ask != penguin][: CLIPS - 1]]
+    captions = {clip.path.stem: clip.caption for clip in ar.list_clips(DATA / "clips.csv", DATA / "clips")}
+    pipe = quiet(ar.load_base("mini", style="blob").to(device))
     module = ar.load_motion_module("mini")
-    table = []
-    for concept in picked:
-        row, real = rows[concept], captions[rows[concept]["code"]]
-        place = real.caption.rpartition(", ")[2]
-        prompt = world.caption(row["phrase"], place, "blob")
+    changes, flows = [], []
+    for ask in picked:
+        code = base_rows()[ask.concept]["code"]
+        place = captions[code].rpartition(", ")[2]
+        prompt = Ask(ask.concept, place).prompt("blob style")
         ar.inject(pipe.unet, module, 16)
         made = ar.animate(pipe, prompt, seed=0)
         ar.inject(pipe.unet, ar.MotionModule(module.config, module.places), 16)
         apart = ar.animate(pipe, prompt, seed=0)
-        true = ar.read_clip(real.path, 16, size=world.SIDE)
-        clips = {
-            "real": true,
-            "real, autoencoded": through_vae(pipe, true),
-            "generated": made,
-            "per-frame images": apart,
-        }
-        clips["frozen"] = made[[0] * 16]
-        table.append({"prompt": prompt, "seed": 0} | {name: amount(clip, place) for name, clip in clips.items()})
+        true = smaller(clean(code).clip[:16])
+        clips = {"real": true, "real, autoencoded": through_vae(pipe, true), "generated": made}
+        clips |= {"per-frame images": apart, "frozen": made[[0] * 16]}
+        said = {"prompt": prompt, "seed": 0}
+        changes.append(said | {name: amount(clip, place) for name, clip in clips.items()})
+        flows.append(said | {name: round(ar.flow_amount(clip), 5) for name, clip in clips.items()})
+    return moved(changes) | {"flow": moved(flows)}
+
+
+def moved(table: list[dict]) -> dict:
+    """Rows of one measure, a prompt each, with their means, and how generated clips stand to real ones."""
     names = [name for name in table[0] if name not in ("prompt", "seed")]
-    return {
-        "prompts": table,
-        "mean": {name: interval([row[name] for row in table]) for name in names},
-        "ratio to real": ratio(table),
-    }
+    generated, real = (np.array([row[name] for row in table]) for name in ("generated", "real"))
+    mean = {name: interval([row[name] for row in table]) for name in names}
+    return {"prompts": table, "mean": mean, "ratio to real": ratio(generated, real)}
 
 
-def interval(values: list[float]) -> dict:
-    """Mean and its 95 % bootstrap interval over prompts."""
-    draws = np.random.default_rng(15).choice(values, (10_000, len(values))).mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"mean": round(float(np.mean(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
-
-def ratio(table: list[dict]) -> dict:
-    """Mean motion of generated over mean motion of real clips, with an interval from resampling prompts in pairs."""
-    pairs = np.array([[row["generated"], row["real"]] for row in table])
-    drawn = pairs[np.random.default_rng(16).integers(len(pairs), size=(10_000, len(pairs)))].mean(1)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    whole = pairs[:, 0].mean() / pairs[:, 1].mean()
-    return {"mean": round(float(whole), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
     device = ask.parse_args().device
-    held_out = stills(split()[1], 200, seed=1)
-    vae = ar.load_base("mini").vae.to(device)
+    base, examiner = quiet(ar.load_base("mini").to(device)), Examiner(device)
     measured = {
         "made by": "data/recipes/measure.py", "commit": commit(), "torch": torch.__version__, "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        "autoencoder": {"psnr_db": round(psnr(vae, held_out), 2), "held_out_stills": len(held_out)},
     }  # fmt: skip
-    measured["recognition"] = recognition(device)
-    print(json.dumps(measured["recognition"]))
-    measured["motion"] = motion(device)
-    print(json.dumps({name: measured["motion"][name] for name in ("mean", "ratio to real")}))
-    Path(DATA / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
+    for name, measure in {
+        "text to image": lambda: text_to_image(examiner, base),
+        "steering": lambda: steering(examiner, base),
+        "personalised": lambda: personalised(examiner, device, base),
+        "motion": lambda: motion(device),
+    }.items():
+        measured[name] = measure()
+        print(name, "measured", flush=True)
+    with written_aside(DATA / "measured.json") as aside:
+        aside.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

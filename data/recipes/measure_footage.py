@@ -307,7 +307,8 @@ def gathered(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
 def motion() -> dict:
     """Every measure against the truth, on clips as drawn and after H.264; and on controls, as a share of what moving clips score.
 
-    Window, grain and weighting were chosen on clips of another seed, 23. Without the pixel style, whose picture steps from block to block while its path is smooth, so that the two are not one truth.
+    Window, grain and weighting were chosen on clips of another seed, 23. Without the pixel style, whose picture steps
+    from block to block while its path is smooth, so that the two are not one truth.
     """
     rng, styles = np.random.default_rng(24), [style for style in STYLES if style != "pixel"]
     drawn = [moving(styles[i % len(styles)], rng) for i in range(MOVING)]

@@ -1,6 +1,6 @@
 """Stages 1 and 2 of the paper on the mini world: a domain adapter on single frames, then the motion module over it.
 
-    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 250] [--steps 850]
+    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 300] [--steps 1000]
 
 Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a reader calls it.
 """
@@ -51,8 +51,8 @@ def held_out_loss(unet: torch.nn.Module, clips: ar.LatentClips, batches: int = 4
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--adapter-steps", type=int, default=250)
-    ask.add_argument("--steps", type=int, default=850)
+    ask.add_argument("--adapter-steps", type=int, default=300)
+    ask.add_argument("--steps", type=int, default=1000)
     ask.add_argument("--batch", type=int, default=3)
     args = ask.parse_args()
     torch.manual_seed(0)
