@@ -21,7 +21,7 @@ SHAPES = {
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     },
     "mini": {
-        "block_out_channels": (48, 96, 192),
+        "block_out_channels": (48, 96, 160),
         "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

@@ -235,7 +235,7 @@ def test_inspect_motion_modules(tmp_path):
     for part in (
         "motion module v3",
         "at most 32, set to 16",
-        "48, 96, 192",
+        "48, 96, 160",
         "each over one frame",
         "load_motion_module",
     ):
