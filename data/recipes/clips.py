@@ -46,6 +46,7 @@ class Composition(NamedTuple):
     alpha: np.ndarray
 
 
+@cache
 def watermark() -> Image.Image:
     """The mark, RGBA: a word in white with a dark rim, so that it shows on any ground, bold enough to outlive a small autoencoder."""
     fine = 8  # drawn so many times larger, for smooth edges

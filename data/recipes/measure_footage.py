@@ -2,9 +2,9 @@
 
     python data/recipes/measure_footage.py [--device cuda]     # needs the artwork's downloads (artwork.py)
 
-Two questions. Does the watermark score tell footage from clean pictures, at two sizes, in one frame as in sixteen, and after the
-autoencoder that every generated clip comes out of? And which measure of motion agrees with the true motion of clips whose every
-pixel's path is known?
+Two questions. Do the watermark score and the look score tell footage from clean pictures, at two sizes, in one frame as in sixteen, and
+after the autoencoder that every generated clip comes out of? And which measure of motion agrees with the true motion of clips whose
+every pixel's path is known?
 """
 
 import argparse
@@ -23,6 +23,7 @@ import world
 from einops import rearrange
 from fit import DATA, commit
 from PIL import Image
+from train_motion import HELD_OUT
 
 import animatediff_ref as ar
 
@@ -83,7 +84,7 @@ def compressed(clip: np.ndarray) -> np.ndarray:
         return ar.read_clip(file)
 
 
-# --- the watermark ---------------------------------------------------------------------------------------------------------
+# --- watermark and look ---------------------------------------------------------------------------------------------------------
 
 
 def resized(clip: np.ndarray, side: int) -> np.ndarray:
@@ -105,10 +106,9 @@ def stills(style: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
         yield np.asarray(world.picture(str(code), style, str(place), rng))[None]
 
 
-def groups() -> dict[str, list[np.ndarray]]:
+def groups(codes: list[str]) -> dict[str, list[np.ndarray]]:
     """Clips by what they are: footage; the same without artefacts; and of each style, stills and clips of a moving sprite."""
     rng = np.random.default_rng(21)
-    codes = [row["code"] for row in world.concepts() if row["clip"]]
     codes = rng.permutation(codes)[:CLIPS].tolist()
     found = {
         "footage": [ar.read_clip(DATA / "clips" / f"{code}.mp4", FRAMES) for code in codes],
@@ -175,9 +175,9 @@ def spread(scores: np.ndarray) -> dict:
     return {name: rounded(getattr(scores, name)()) for name in ("min", "mean", "max")} | {"clips": len(scores)}
 
 
-def watermark(vae) -> dict:
-    """The separation at each size, in the first frame and in all, and of what the autoencoder gives back."""
-    found, result = groups(), {}
+def separations(score: Callable[[np.ndarray], float], codes: list[str], vae) -> dict:
+    """How a score separates, at each size, in the first frame and in all, and of what the autoencoder gives back."""
+    found, result = groups(codes), {}
     for name, side, frames, decoded in (
         ("128 pixels, 16 frames", 128, FRAMES, False),
         ("64 pixels, 16 frames", 64, FRAMES, False),
@@ -189,7 +189,7 @@ def watermark(vae) -> dict:
         for group, members in found.items():
             made = (resized(clip[:frames], side) for clip in members)
             made = (through(vae, clip) for clip in made) if decoded else made
-            scores[group] = np.array([ar.watermark_score(clip) for clip in made])
+            scores[group] = np.array([score(clip) for clip in made])
         result[name] = separation(scores)
         print(name, json.dumps(result[name]["auc"]), json.dumps(result[name]["rates"]), flush=True)
     return result
@@ -353,7 +353,12 @@ def main() -> None:
         "device": device,
     }
     measured["motion"] = motion()
-    measured["watermark"] = watermark(ar.load_base("mini").vae.to(device).eval())
+    vae, judge = ar.load_base("mini").vae.to(device).eval(), ar.load_judge("mini")
+    judge.model.to(device)
+    codes = [row["code"] for row in world.concepts() if row["clip"]]
+    unseen = codes[::HELD_OUT]  # by the judge
+    measured["watermark"] = separations(ar.watermark_score, codes, vae)
+    measured["look"] = separations(lambda clip: ar.look_score(judge, clip), unseen, vae)
     (DATA / "footage.json").write_text(json.dumps(measured, indent=1) + "\n")
 
 

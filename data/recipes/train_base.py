@@ -1,6 +1,6 @@
 """The mini world's text-to-image model: text encoder and UNet, trained together on latents of Noto and Twemoji stills.
 
-    python data/recipes/train_base.py [--device cuda] [--steps 7500]
+    python data/recipes/train_base.py [--device cuda] [--steps 6600]
 
 Needs the autoencoder (train_vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by itself.
 """
@@ -160,7 +160,7 @@ def snr_weight(alpha_bar: torch.Tensor, ceiling: float = 5.0) -> torch.Tensor:
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=7500)
+    ask.add_argument("--steps", type=int, default=6600)
     ask.add_argument("--batch", type=int, default=128)
     args = ask.parse_args()
     torch.manual_seed(0)

@@ -3,7 +3,8 @@
     python data/recipes/train_judge.py [--device cuda] [--steps N]
 
 Needs the artwork, the clips and the autoencoder (train_vae.py). Trained from scratch on pictures composed on the fly, of every
-base concept in every style and on every background, and on frames of the clips; never on a generated picture. Leaves
+base concept in every style and on every background, on frames of the clips, and on stills that were given the clips' faults, so that
+footage is not told by whose drawings it shows; never on a generated picture. Leaves
 ``data/models/judge``, a folder that ``CLIPModel`` and ``CLIPProcessor`` load. Its card says how well it does on what was held out:
 new placements, pairs of concept and background that were never shown together, and whole clips.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import world
+from clips import SIDE, marked, washed
 from diffusers import AutoencoderKL
 from einops import rearrange
 from fit import DATA, data_hash, fit, write_card
@@ -41,6 +43,7 @@ SAYS = torch.tensor(
     [(1, 0, 1), (1, 1, 1), (1, 0, 0), (1, 1, 0)]
 ).bool()  # concept, style, place: what each wording names
 FRAMES = 8  # of each clip
+STAGED = 0.5  # share of the footage that is stills with its faults
 WIDTH, LAYERS, HEADS, PATCH = 160, 4, 4, 8  # of the part that looks
 DECODED = 8  # one picture in so many goes through the autoencoder
 PROBE = 200  # pictures of each style for its centroid
@@ -81,6 +84,13 @@ def frame(pictures: np.ndarray, rng: np.random.Generator) -> Image.Image:
     return picture.resize((world.SIDE, world.SIDE), Image.LANCZOS, (left, top, left + side, top + side))
 
 
+def staged(rng: np.random.Generator) -> tuple[Image.Image, tuple[int, int, int]]:
+    """A still of any style, washed out and under the watermark."""
+    still, (concept, _, place) = draw(str(rng.choice(STILLS)), rng)
+    faulty = marked(washed(np.asarray(still.resize((SIDE, SIDE), Image.BICUBIC))[None]))[0]
+    return Image.fromarray(faulty).resize(still.size, Image.LANCZOS), (concept, STYLES.index(FOOTAGE), place)
+
+
 def subjects(style: str, held_out: bool) -> list[tuple]:
     """What there is to be drawn in a style: its sprites, or of footage the clips."""
     return footage(held_out) if style == FOOTAGE else drawn(style)
@@ -93,6 +103,8 @@ def draw(
 
     ``held_out`` has the pairs of concept and background that are never taught; of footage, the clips that are not.
     """
+    if style == FOOTAGE and not held_out and rng.random() < STAGED:
+        return staged(rng)
     choice = subjects(style, held_out)
     chosen = choice[rng.integers(len(choice)) if number is None else number]
     if style == FOOTAGE:
@@ -249,7 +261,7 @@ def quality(judge: ar.Judge) -> dict:
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=2400)
+    ask.add_argument("--steps", type=int, default=3000)
     ask.add_argument("--batch", type=int, default=96)
     args = ask.parse_args()
     torch.manual_seed(0)

@@ -80,6 +80,7 @@ def main() -> None:
         made,
         data,
         args.device,
+        parameters=sum(p.numel() for n, p in pipe.unet.named_parameters() if "lora_" in n),
         rank=16,
         held_out_loss=dict(loss),
     )
