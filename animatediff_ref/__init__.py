@@ -16,6 +16,7 @@ from animatediff_ref.generate import UnknownWords, animate, best_device, load_ba
 from animatediff_ref.inflation import eject, inject, injected
 from animatediff_ref.judge import (
     Judge,
+    MiniCLIP,
     domain_similarity,
     frame_consistency,
     image_features,
@@ -53,6 +54,7 @@ __all__ = [
     "FileInfo",
     "Judge",
     "LatentClips",
+    "MiniCLIP",
     "MotionConfig",
     "MotionModule",
     "PlainFile",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch.nn.functional import normalize
-from transformers import CLIPModel, CLIPProcessor
+from transformers import AutoConfig, CLIPModel, CLIPProcessor, PreTrainedModel, VisionTextDualEncoderModel
 
 from animatediff_ref.clips import check_clip
 from animatediff_ref.generate import quietly
@@ -23,11 +23,21 @@ CHUNK = 256  # images or prompts at a time
 CENTROIDS = "centroids.npz"  # beside the mini judge: the mean feature of each style of its training pictures
 
 
+class MiniCLIP(VisionTextDualEncoderModel):
+    """A CLIP that looks with a ResNet, as some of the first did: from few pictures it learns faster than a vision transformer."""
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs):
+        """As ``CLIPModel``'s: the features are the result's ``pooler_output``, (n, d)."""
+        seen = self.vision_model(pixel_values, return_dict=True)
+        seen.pooler_output = self.visual_projection(seen.pooler_output.flatten(1))
+        return seen
+
+
 @dataclass(frozen=True)
 class Judge:
     """A CLIP model with its processor, and the mean image feature of each style it was taught, (d,), where that is known."""
 
-    model: CLIPModel
+    model: PreTrainedModel
     processor: CLIPProcessor
     centroids: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -44,7 +54,12 @@ def load_judge(name: str | Path = "mini") -> Judge:
     source = str(place if place.is_dir() else name)
     try:
         with quietly():
-            model = CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
+            kind = (
+                MiniCLIP
+                if AutoConfig.from_pretrained(source).model_type == MiniCLIP.config_class.model_type
+                else CLIPModel
+            )
+            model = kind.from_pretrained(source, dtype=torch.float32).eval()
             processor = CLIPProcessor.from_pretrained(source)
         centroids = dict(np.load(place / CENTROIDS)) if (place / CENTROIDS).exists() else {}
     except (OSError, ValueError, SafetensorError) as error:
@@ -126,7 +141,8 @@ def retrieval(queries: np.ndarray, candidates: np.ndarray, right: np.ndarray, to
 def nearest_centroid(features: np.ndarray, centroids: Mapping[str, np.ndarray]) -> list[str]:
     """The name of the nearest centroid, by cosine, for each of the features (n, d); with ``judge.centroids``, the style of each picture.
 
-    A centroid is a mean feature, (d,): ``image_features(judge, pictures).mean(0)``.
+    A centroid is a mean feature, (d,): ``image_features(judge, pictures).mean(0)``. What a picture shows weighs more in a feature than how
+    it is drawn: to tell styles that are near each other, take centroids of pictures of the same thing (``data/recipes/measure.py``).
     """
     if not centroids:
         raise ValueError("needed are centroids by name, got none: image_features(judge, pictures).mean(0) makes one")

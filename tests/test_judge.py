@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    ResNetConfig,
+    VisionTextDualEncoderConfig,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
@@ -140,6 +147,24 @@ def test_a_saved_judge_comes_back_with_its_centroids(judge, noise, tmp_path, mon
     (place / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="is not a CLIP that transformers can load"):
         ar.load_judge(place)
+
+
+def test_the_mini_judge_looks_with_a_resnet(judge, noise, tmp_path):
+    torch.manual_seed(1)
+    vision = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], hidden_size=16, depths=[1, 1], layer_type="basic")
+    text = judge.model.config.text_config
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    model = ar.MiniCLIP(config).eval()
+    model.save_pretrained(tmp_path)
+    judge.processor.save_pretrained(tmp_path)
+    found = ar.load_judge(tmp_path)
+    assert isinstance(found.model, ar.MiniCLIP)
+    pixels = judge.processor.image_processor(list(noise), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        pooled = model.vision_model(pixels).pooler_output[..., 0, 0]
+        seen = torch.nn.functional.normalize(model.visual_projection(pooled), dim=-1)
+    np.testing.assert_allclose(ar.image_features(found, noise), seen.numpy(), atol=1e-6)
+    assert ar.text_features(found, ["red cat", "dog"]).shape == (2, 8)
 
 
 def test_what_does_not_fit_is_refused(judge, noise, tmp_path):

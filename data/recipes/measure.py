@@ -18,13 +18,14 @@ import world
 from clips import clean
 from fit import DATA, commit
 from PIL import Image
+from train_judge import drawn_by_all, recognised, references
 
 import animatediff_ref as ar
 from animatediff_ref.mini import STYLES
 from animatediff_ref.storage import written_aside
 
 PLACES = list(world.BACKGROUNDS)
-SAMPLE = 150  # prompts for each personalised model and each setting
+SAMPLE = 100  # prompts for each personalised model and each setting
 CLIPS = 24
 GUIDANCE = (1.0, 2.0, 4.0, 7.5, 12.0)
 
@@ -49,6 +50,12 @@ def asks(taught: bool) -> list[Ask]:
     rng = np.random.default_rng(21)
     pairs = [[p for p in range(len(PLACES)) if world.taught(c, p) == taught] for c in range(len(base_rows()))]
     return [Ask(c, PLACES[rng.choice(places)]) for c, places in enumerate(pairs)]
+
+
+def asks_in_every_style() -> list[Ask]:
+    """Those of concepts that every style draws."""
+    common = {concept for _, concept in drawn_by_all()}
+    return [ask for ask in asks(True) if ask.concept in common]
 
 
 def sample(rows: list, count: int = SAMPLE) -> list:
@@ -80,6 +87,7 @@ class Examiner:
         self.judge = ar.load_judge("mini")
         self.judge.model.to(device)
         self.names = ar.text_features(self.judge, [row["phrase"] for row in base_rows()])
+        self.renderings: dict[Ask, dict[str, np.ndarray]] = {}
 
     def hits(self, images: np.ndarray, rows: list[Ask], top: int) -> np.ndarray:
         """For each picture, whether its concept is among the nearest ``top`` of all, as 0 or 1."""
@@ -90,9 +98,14 @@ class Examiner:
     def concepts(self, images: np.ndarray, rows: list[Ask]) -> dict:
         return {f"top{top}_percent": interval(100 * self.hits(images, rows, top)) for top in (1, 5)}
 
-    def style_percent(self, images: np.ndarray, style: str) -> dict:
-        nearest = ar.nearest_centroid(ar.image_features(self.judge, images), self.judge.centroids)
-        return interval([100.0 * (name == style) for name in nearest])
+    def style_percent(self, images: np.ndarray, rows: list[Ask], style: str) -> dict:
+        """How many pictures are nearest, among all styles' own renderings of the same prompt, to those of ``style``."""
+        for ask in dict.fromkeys(rows):
+            if ask not in self.renderings:
+                prompt = base_rows()[ask.concept]["code"], ask.place
+                self.renderings[ask] = references(self.judge, [prompt], seed=25)[0]
+        told = recognised(self.judge, images, [self.renderings[ask] for ask in rows])
+        return interval([100.0 * (name == style) for name in told])
 
 
 def interval(values) -> dict:
@@ -132,20 +145,21 @@ def text_to_image(examiner: Examiner, pipe) -> dict:
 
 
 def personalised(examiner: Examiner, device: str, base) -> dict:
-    """Each personalised model: is its style recognised, and are its concepts, beside the base's on the same prompts."""
-    table = {}
+    """Each personalised model: is its style recognised, and are its concepts, beside the base's on the same prompts.
+
+    The concepts are some of those that every style draws.
+    """
+    rows, table = sample(asks_in_every_style()), {}
+    control = draw(base, [ask.prompt("noto style") for ask in rows])
     for name, style in STYLES.items():
         pipe = quiet(ar.load_base("mini", style=name).to(device))
-        drawn = world.sprites(world.art(name)) if name != "pip" else world.sprites("noto")
-        rows = sample([ask for ask in asks(True) if base_rows()[ask.concept]["code"] in drawn])
         words = None if name == "pip" else style.trigger  # a character is called instead of a concept, not beside it
         images = draw(pipe, [ask.prompt(words) for ask in rows])
         own = draw(pipe, [f"{style.trigger}, {ask.place}" for ask in rows]) if name == "pip" else images
-        control = draw(base, [ask.prompt("noto style") for ask in rows])
         table[name] = {
             "pictures": len(rows),
-            "style recognised_percent": examiner.style_percent(own, name),
-            "the base's recognised as it_percent": examiner.style_percent(control, name),
+            "style recognised_percent": examiner.style_percent(own, rows, name),
+            "the base's recognised as it_percent": examiner.style_percent(control, rows, name),
             "concepts": examiner.concepts(images, rows),
             "concepts of the base": examiner.concepts(control, rows),
         }
@@ -155,20 +169,20 @@ def personalised(examiner: Examiner, device: str, base) -> dict:
 
 def steering(examiner: Examiner, pipe) -> dict:
     """What guidance and negative prompts do to the base."""
-    rows = sample(asks(True))
+    rows = sample(asks_in_every_style())
     plain, noto = [ask.prompt() for ask in rows], [ask.prompt("noto style") for ask in rows]
     table = {"guidance": {}, "negative prompt": {}}
     for scale in GUIDANCE:
         images = draw(pipe, noto, guidance_scale=scale)
         clipped = ((images == 0) | (images == 255)).mean((1, 2, 3))
         table["guidance"][str(scale)] = examiner.concepts(images, rows) | {
-            "style recognised_percent": examiner.style_percent(images, "noto"),
+            "style recognised_percent": examiner.style_percent(images, rows, "noto"),
             "saturated pixels_percent": interval(100 * clipped),
         }
     for negative in ("", "noto style", "twemoji style"):
         images = draw(pipe, plain, negative_prompt=[negative] * len(plain))
         table["negative prompt"][negative or "none"] = examiner.concepts(images, rows) | {
-            f"{style}_percent": examiner.style_percent(images, style) for style in world.BASE_STYLES
+            f"{style}_percent": examiner.style_percent(images, rows, style) for style in world.BASE_STYLES
         }
     return table
 

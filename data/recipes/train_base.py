@@ -1,6 +1,6 @@
 """The mini world's text-to-image model: text encoder and UNet, trained together on latents of Noto and Twemoji stills.
 
-    python data/recipes/train_base.py [--device cuda] [--steps 6600]
+    python data/recipes/train_base.py [--device cuda] [--steps 9000]
 
 Needs the autoencoder (train_vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by itself.
 """
@@ -55,9 +55,14 @@ def tokenizer() -> CLIPTokenizer:
     every = words([*phrases, *base_words(), *TRIGGERS])
     pieces = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    spelt = [pieces.pre_tokenizer.pre_tokenize_str(word)[0][0] for word in every]
+    ends = sorted({f"{word[-1]}</w>" for word in spelt})  # named, or they would be numbered in another order each time
     trainer = trainers.BpeTrainer(
-        vocab_size=50_000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=50_000,
+        end_of_word_suffix="</w>",
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=ends,
+        show_progress=False,
     )
     pieces.train_from_iterator(every, trainer)
     state = json.loads(pieces.to_str())["model"]
@@ -160,7 +165,7 @@ def snr_weight(alpha_bar: torch.Tensor, ceiling: float = 5.0) -> torch.Tensor:
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=6600)
+    ask.add_argument("--steps", type=int, default=9000)
     ask.add_argument("--batch", type=int, default=128)
     args = ask.parse_args()
     torch.manual_seed(0)

@@ -24,10 +24,10 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 from fit import DATA, data_hash, fit, write_card
 from PIL import Image
-from torch import nn
+from torch.optim.swa_utils import update_bn
 from train_base import CONTEXT, captions, tokenizer
 from train_motion import HELD_OUT
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import CLIPProcessor, CLIPTextConfig, ResNetConfig, VisionTextDualEncoderConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
@@ -39,14 +39,17 @@ FOOTAGE = "footage"
 STILLS = (*world.BASE_STYLES, "blob", "emojione", "flat", "ink", "openmoji", "pixel", "sepia", "pip")
 STYLES = (*STILLS, FOOTAGE)
 WORDING = (0.15, 0.20, 0.45, 0.20)  # shares of captions that name: the place, place and style, neither, the style
+WEIGHTS = (1.0, 0.5, 0.3, 0.5)  # of the losses: which concept, which style, which place, which caption of the batch
 SAYS = torch.tensor(
     [(1, 0, 1), (1, 1, 1), (1, 0, 0), (1, 1, 0)]
 ).bool()  # concept, style, place: what each wording names
 FRAMES = 8  # of each clip
 STAGED = 0.5  # share of the footage that is stills with its faults
-WIDTH, LAYERS, HEADS, PATCH = 160, 4, 4, 8  # of the part that looks
-DECODED = 8  # one picture in so many goes through the autoencoder
+WIDTHS = (48, 96, 192, 320)  # of the part that looks
+DECODED = 16  # one picture in so many goes through the autoencoder
 PROBE = 200  # pictures of each style for its centroid
+REFERENCES = 8  # renderings of one prompt in a style, for the style's centroid at that prompt
+SETTLE = 60  # batches for the statistics of the normalisations
 
 
 def phrases() -> list[str]:
@@ -159,38 +162,26 @@ def contrast(similarity: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (way(similarity, true) + way(similarity.T, true.T)) / 2
 
 
-def clip(tok) -> CLIPModel:
-    text = {
-        "vocab_size": len(tok), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": CONTEXT, "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id,
-        "pad_token_id": tok.pad_token_id,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "image_size": world.SIDE, "patch_size": PATCH,
-    }  # fmt: skip
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-
-
-@torch.no_grad()
-def prepare(model: CLIPModel, pictures: torch.Tensor) -> None:
-    """A start from which so small a vision transformer learns faster than from CLIP's own.
-
-    Patches are whitened by their principal components, so that detail counts as much as colour; places begin as sines and
-    cosines; queries and keys begin alike, so that a patch attends to what is near and like it (Trockman & Kolter 2023).
-    """
-    inner = model.vision_model
-    patches = rearrange(pictures, "n c (y p) (x q) -> (n y x) (c p q)", p=PATCH, q=PATCH)
-    spread, axes = torch.linalg.eigh(torch.cov(patches.T))
-    white = (0.3 * axes / (spread.clamp(min=0) + 0.01).sqrt()).flip(1)[:, :WIDTH]
-    inner.embeddings.patch_embedding.weight.copy_(white.T.reshape(WIDTH, 3, PATCH, PATCH))
-    row = torch.arange(world.SIDE // PATCH)
-    angles = torch.cartesian_prod(row, row)[:, :, None] * torch.pi * torch.logspace(0, -1.2, WIDTH // 4)
-    waves = rearrange([angles.sin(), angles.cos()], "wave place side pitch -> place (wave side pitch)")
-    inner.embeddings.position_embedding.weight[1:] = 0.3 * waves
-    for layer in inner.encoder.layers:
-        nn.init.normal_(layer.self_attn.q_proj.weight, std=WIDTH**-0.5)
-        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+def clip(tok) -> ar.MiniCLIP:
+    text = CLIPTextConfig(
+        vocab_size=len(tok),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=tok.bos_token_id,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
+    vision = ResNetConfig(
+        embedding_size=WIDTHS[0],
+        hidden_sizes=list(WIDTHS),
+        hidden_size=WIDTHS[-1],
+        depths=[1, 2, 2, 1],
+        layer_type="basic",
+    )
+    return ar.MiniCLIP(VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=128))
 
 
 def share(value: float) -> float:
@@ -201,6 +192,44 @@ def centroids(judge: ar.Judge, seed: int) -> dict[str, np.ndarray]:
     """The mean feature of each style, over pictures as it was taught."""
     rng = np.random.default_rng(seed)
     return {style: ar.image_features(judge, some([style] * PROBE, rng)[0]).mean(0) for style in STYLES}
+
+
+def references(judge: ar.Judge, prompts: list[tuple[str, str]], seed: int) -> list[dict[str, np.ndarray]]:
+    """For each prompt, a concept's code and a background, the centroid of every style's own renderings of it.
+
+    What is drawn weighs more in a feature than how: so a style is told from others by the same thing in each of them.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for code, place in prompts:
+        names = [code if style != "pip" else str(rng.choice(world.POSES)) for style in STILLS]
+        drawn = [world.picture(n, s, place, rng) for n, s in zip(names, STILLS) for _ in range(REFERENCES)]
+        seen = ar.image_features(judge, np.stack(drawn))
+        found.append(dict(zip(STILLS, rearrange(seen, "(s n) d -> s n d", n=REFERENCES).mean(1))))
+    return found
+
+
+def recognised(judge: ar.Judge, pictures: np.ndarray, centroids: list[dict[str, np.ndarray]]) -> list[str]:
+    """The style whose renderings of the same prompt each picture is nearest to."""
+    return [ar.nearest_centroid(f[None], own)[0] for f, own in zip(ar.image_features(judge, pictures), centroids)]
+
+
+def drawn_by_all() -> list[tuple[str, int]]:
+    """The sprites of concepts that every style draws: code points and number of the concept."""
+    common = set.intersection(*({code for code, _ in drawn(style)} for style in STILLS if style != "pip"))
+    return [(code, number) for code, number in drawn("noto") if code in common]
+
+
+def styles_told(judge: ar.Judge, seed: int) -> dict[str, dict]:
+    """For each style, as what its pictures were recognised; of things and places that were never taught together."""
+    rng, places = np.random.default_rng(seed), list(world.BACKGROUNDS)
+    some_of = [drawn_by_all()[i] for i in sorted(rng.permutation(len(drawn_by_all()))[:PROBE])]
+    prompts = [(code, next(p for i, p in enumerate(places) if not world.taught(n, i))) for code, n in some_of]
+    centroids, told = references(judge, prompts, seed + 1), {}
+    for style in STILLS:
+        names = [code if style != "pip" else str(rng.choice(world.POSES)) for code, _ in prompts]
+        pictures = np.stack([world.picture(name, style, place, rng) for name, (_, place) in zip(names, prompts)])
+        told[style] = dict(Counter(recognised(judge, pictures, centroids)).most_common())
+    return told
 
 
 def one_of_each(style: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -246,14 +275,12 @@ def quality(judge: ar.Judge) -> dict:
     placements = {style: one_of_each(style, 21, False) for style in STILLS}
     pairs = {style: one_of_each(style, 22, True) for style in STYLES}
     placed, paired = ({style: recalled(judge, *made) for style, made in part.items()} for part in (placements, pairs))
-    took = {
-        s: Counter(ar.nearest_centroid(ar.image_features(judge, made[0]), judge.centroids)) for s, made in pairs.items()
-    }
+    told = styles_told(judge, 24)
     return {
         "retrieval": {"new_placements": average(placed), "held_out_pairs": average(paired)},
         "retrieval_by_style": {"new_placements": placed, "held_out_pairs": paired},
-        "style_recognised": {style: share(found[style] / found.total()) for style, found in took.items()},
-        "style_confusion": {style: dict(found.most_common()) for style, found in took.items()},
+        "style_recognised": {style: share(found.get(style, 0) / PROBE) for style, found in told.items()},
+        "style_confusion": told,
         "look": looks(judge, 23),
     }
 
@@ -261,22 +288,20 @@ def quality(judge: ar.Judge) -> dict:
 def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=3000)
+    ask.add_argument("--steps", type=int, default=3200)
     ask.add_argument("--batch", type=int, default=96)
     args = ask.parse_args()
     torch.manual_seed(0)
     tok, vae = tokenizer(), AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32).to(args.device).eval()
     ids = captions(tok, phrases(), STYLES)
-    plain = ids[:, 0, 0, 2]
-    plain = plain[:, : (plain != tok.eos_token_id).sum(1).max() + 1]  # without the padding, for speed
-    every = F.pad(torch.arange(len(plain))[:, None], (0, 2), value=-1)
-    model = clip(tok).to(args.device)
-    rng = np.random.default_rng(0)
-    prepare(model, pixels(some(list(rng.choice(STYLES, 256)), rng)[0], args.device))
+    # What each caption of a question names alone: the concepts, the styles, the places.
+    questions = [phrases(), [f"{style} style" for style in STYLES], list(world.BACKGROUNDS)]
+    answers = [tok(texts, padding=True, return_tensors="pt").input_ids for texts in questions]
+    model = clip(tok).to(args.device, memory_format=torch.channels_last).train()
     config = ar.TrainConfig(
         args.steps,
         args.batch,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         warmup=100,
         anneal=True,
         betas=(0.9, 0.98),
@@ -292,14 +317,19 @@ def main() -> None:
         rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         made, about = some(list(rng.choice(STYLES, args.batch)), rng)
         wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
-        says = torch.cat([torch.where(SAYS[wording], about, -1), every])
+        says, right = torch.where(SAYS[wording], about, -1), about.to(args.device)
         with torch.autocast(args.device, torch.bfloat16, config.autocast):
-            seen = model.get_image_features(worn(pixels(made, args.device), vae, generator)).pooler_output.float()
-            said = torch.cat([text(ids[(*about.T, wording)]), text(plain)])
-        similarity = model.logit_scale.exp().clamp(max=100) * F.normalize(seen, dim=-1) @ said.T
-        return contrast(similarity, true_of(says, about).to(args.device))
+            pictures = worn(pixels(made, args.device), vae, generator).contiguous(memory_format=torch.channels_last)
+            seen = F.normalize(model.get_image_features(pictures).pooler_output.float(), dim=-1)
+            scaled = model.logit_scale.exp().clamp(max=100) * seen
+            asked = [F.cross_entropy(scaled @ text(ids).T, right[:, i]) for i, ids in enumerate(answers)]
+            told = contrast(scaled @ text(ids[(*about.T, wording)]).T, true_of(says, about).to(args.device))
+        return sum(weight * loss for weight, loss in zip(WEIGHTS, [*asked, told]))
 
     made = fit("judge", model.parameters(), loss_of, config)
+    rng, chance = np.random.default_rng(1), torch.Generator().manual_seed(1)
+    batches = (pixels(some(list(rng.choice(STYLES, args.batch)), rng)[0], args.device) for _ in range(SETTLE))
+    update_bn((worn(batch, vae, chance) for batch in batches), model.vision_model)  # a resumed run has lost theirs
     size = {"height": world.SIDE, "width": world.SIDE}
     images = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     sheets = [world.sheet(style) for style in dict.fromkeys(map(world.art, STILLS))]

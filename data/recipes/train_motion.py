@@ -1,6 +1,6 @@
 """Stages 1 and 2 of the paper on the mini world: a domain adapter on single frames, then the motion module over it.
 
-    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 300] [--steps 1000]
+    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 300] [--steps 600]
 
 Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a reader calls it.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
     ask.add_argument("--adapter-steps", type=int, default=300)
-    ask.add_argument("--steps", type=int, default=1000)
+    ask.add_argument("--steps", type=int, default=600)
     ask.add_argument("--batch", type=int, default=3)
     args = ask.parse_args()
     torch.manual_seed(0)

@@ -165,10 +165,10 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "lora": Kind(lora, 400, 1e-3),
-    "dreambooth": Kind(lora, 220, 1e-3),
-    "checkpoint": Kind(whole, 700, 5e-4),
-    "embedding": Kind(embedding, 250, 1e-2, (0, 0.85, 0, 0.15)),  # all captions name it: without it nothing learns
+    "lora": Kind(lora, 450, 1e-3),
+    "dreambooth": Kind(lora, 300, 1e-3),
+    "checkpoint": Kind(whole, 800, 5e-4),
+    "embedding": Kind(embedding, 300, 1e-2, (0, 0.85, 0, 0.15)),  # all captions name it: without it nothing learns
 }
 
 
@@ -235,7 +235,7 @@ def main() -> None:
     ask.add_argument("name", choices=STYLES)
     ask.add_argument("--device", default="cpu")
     ask.add_argument("--steps", type=int)
-    ask.add_argument("--batch", type=int, default=128)
+    ask.add_argument("--batch", type=int, default=64)
     args = ask.parse_args()
     style, page = STYLES[args.name], PAGES[args.name]
     kind, out = KINDS[style.kind], DATA / style.file

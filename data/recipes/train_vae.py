@@ -1,6 +1,6 @@
 """The mini world's autoencoder: 64x64 pixels to 16x16x4 latents, trained on Noto and Twemoji stills and on random shapes.
 
-    python data/recipes/train_vae.py [--device cuda] [--steps 4600] [--polish 2000]
+    python data/recipes/train_vae.py [--device cuda] [--steps 4600] [--polish 3000]
 
 The shapes stand for what an autoencoder of the real world has seen beyond the looks of its base model: lines, outlines, any
 colour. No personalised style is among them. One concept in twenty is held out; the card states the reconstruction quality on
@@ -119,7 +119,7 @@ def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--device", default="cpu")
     ask.add_argument("--steps", type=int, default=4600)
-    ask.add_argument("--polish", type=int, default=2000)
+    ask.add_argument("--polish", type=int, default=3000)
     ask.add_argument("--batch", type=int, default=24)
     args = ask.parse_args()
     torch.manual_seed(0)
