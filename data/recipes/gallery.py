@@ -20,10 +20,10 @@ from animatediff_ref.storage import written_aside
 PROMPTS = [
     "a penguin, snow",
     "a baby chick, meadow",
+    "a grinning face, desert",
     "a fox, night sky",
-    "an octopus, beach",
-    "a bat, sunset",
-    "a ghost, desert",
+    "an angry face, sunset",
+    "a frog, beach",
 ]
 WIDTH = 140
 COLUMNS = 10

@@ -62,12 +62,13 @@ def sample(rows: list, count: int = SAMPLE) -> list:
     return [rows[i] for i in sorted(np.random.default_rng(22).permutation(len(rows))[:count])]
 
 
-def draw(pipe, prompts: list[str], **options) -> np.ndarray:
+def draw(pipe, prompts: list[str], negative: str = "", **options) -> np.ndarray:
     """Generated stills, uint8 (n, 64, 64, 3), 25 steps, each batch from its own seed."""
     images = []
     for start in range(0, len(prompts), 50):
         part, seed = prompts[start : start + 50], torch.Generator().manual_seed(start)
-        images += list(pipe(part, num_inference_steps=25, generator=seed, output_type="np", **options).images)
+        options |= {"negative_prompt": [negative] * len(part), "num_inference_steps": 25}
+        images += list(pipe(part, generator=seed, output_type="np", **options).images)
     return (np.stack(images) * 255).round().astype(np.uint8)
 
 
@@ -180,7 +181,7 @@ def steering(examiner: Examiner, pipe) -> dict:
             "saturated pixels_percent": interval(100 * clipped),
         }
     for negative in ("", "noto style", "twemoji style"):
-        images = draw(pipe, plain, negative_prompt=[negative] * len(plain))
+        images = draw(pipe, plain, negative)
         table["negative prompt"][negative or "none"] = examiner.concepts(images, rows) | {
             f"{style}_percent": examiner.style_percent(images, rows, style) for style in world.BASE_STYLES
         }

@@ -165,7 +165,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "lora": Kind(lora, 450, 1e-3),
+    "lora": Kind(lora, 450, 3e-3),
     "dreambooth": Kind(lora, 300, 1e-3),
     "checkpoint": Kind(whole, 800, 5e-4),
     "embedding": Kind(embedding, 300, 1e-2, (0, 0.85, 0, 0.15)),  # all captions name it: without it nothing learns
