@@ -52,7 +52,7 @@ def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[st
         for key, picture in pictures.items()
     )
     _display(
-        f'<div class="gallery" id="{gallery}"><style>{rules}</style>{rows}<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
+        f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{rows}<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
     )
 
 
@@ -72,7 +72,7 @@ def _picture(picture: np.ndarray, key: tuple[str, ...], numbers: list[int], widt
     label = html.escape(", ".join(key), quote=True)
     data = " ".join(f'data-{i}="{number}"' for i, number in enumerate(numbers))
     source = base64.b64encode(file.getvalue()).decode()
-    return f'<figure {data}><img src="data:image/webp;base64,{source}" width="{width}" alt="{label}" title="{label}"></figure>'
+    return f'<figure {data}><img src="data:image/webp;base64,{source}" class="dark-light" width="{width}" alt="{label}" title="{label}"></figure>'
 
 
 def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image:

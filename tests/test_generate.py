@@ -57,7 +57,7 @@ def test_frames_of_a_clip_belong_together(pipe, motion):
         output_type="np",
     ).images
     apart = (np.stack(images) * 255).round().astype(np.uint8)
-    assert ar.motion_amount(clip) < 0.5 * ar.motion_amount(apart)
+    assert ar.motion_amount(clip) < 0.7 * ar.motion_amount(apart)
 
 
 def test_a_zero_motion_module_gives_the_images_of_the_base(pipe):
@@ -97,7 +97,7 @@ def test_several_clips_are_those_made_alone(pipe, img2img, motion):
         assert (clips.shape, clips.dtype) == ((2, 3, 64, 64, 3), np.uint8)
         alone = [ar.animate(which, prompts[i], seed=3 + i, num_inference_steps=2, **options) for i in range(2)]
         assert off(clips, np.stack(alone)) <= 1
-        assert off(clips[0], alone[1]) > 50
+        assert off(clips[0], alone[1]) > 10
         assert ar.animate(which, prompts[:1], seed=3, num_inference_steps=2, **options).shape == (1, 3, 64, 64, 3)
 
 
