@@ -44,8 +44,10 @@ def test_readme_lines(pipe, motion):
     assert motion.num_frames == 16
 
 
-def test_frames_of_a_clip_belong_together(pipe, motion):
+def test_frames_of_a_clip_belong_together(motion):
     """The same noise without the motion module gives unrelated pictures."""
+    pipe = ar.load_base("mini")
+    pipe.set_progress_bar_config(disable=True)
     ar.inject(pipe.unet, motion, num_frames=16)
     clip = quick(pipe, num_inference_steps=10)
     ar.eject(pipe.unet)
@@ -57,7 +59,7 @@ def test_frames_of_a_clip_belong_together(pipe, motion):
         output_type="np",
     ).images
     apart = (np.stack(images) * 255).round().astype(np.uint8)
-    assert ar.motion_amount(clip) < 0.7 * ar.motion_amount(apart)
+    assert ar.motion_amount(clip) < 0.5 * ar.motion_amount(apart)
 
 
 def test_a_zero_motion_module_gives_the_images_of_the_base(pipe):
@@ -92,13 +94,13 @@ def off(a: np.ndarray, b: np.ndarray) -> int:
 def test_several_clips_are_those_made_alone(pipe, img2img, motion):
     ar.inject(pipe.unet, motion, num_frames=3)
     prompts, picture = ["a penguin", {0: "a rocket", 2: "a cat"}], Image.new("RGB", (64, 64), "teal")
-    for which, options in ((pipe, {}), (img2img, {"image": picture, "strength": 0.5, "negative_prompt": "snow"})):
-        clips = ar.animate(which, prompts, seed=3, num_inference_steps=2, **options)
+    for which, options in ((pipe, {}), (img2img, {"image": picture, "strength": 0.75, "negative_prompt": "snow"})):
+        clips = ar.animate(which, prompts, seed=3, num_inference_steps=4, **options)
         assert (clips.shape, clips.dtype) == ((2, 3, 64, 64, 3), np.uint8)
-        alone = [ar.animate(which, prompts[i], seed=3 + i, num_inference_steps=2, **options) for i in range(2)]
+        alone = [ar.animate(which, prompts[i], seed=3 + i, num_inference_steps=4, **options) for i in range(2)]
         assert off(clips, np.stack(alone)) <= 1
-        assert off(clips[0], alone[1]) > 10
-        assert ar.animate(which, prompts[:1], seed=3, num_inference_steps=2, **options).shape == (1, 3, 64, 64, 3)
+        assert off(clips[0], alone[1]) > 50
+        assert ar.animate(which, prompts[:1], seed=3, num_inference_steps=4, **options).shape == (1, 3, 64, 64, 3)
 
 
 def test_prompts_by_frame_are_held(pipe):
