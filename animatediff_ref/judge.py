@@ -24,7 +24,7 @@ CENTROIDS = "centroids.npz"  # beside the mini judge: the mean feature of each s
 
 
 class MiniCLIP(VisionTextDualEncoderModel):
-    """A CLIP that looks with a ResNet, as some of the first did: from few pictures it learns faster than a vision transformer."""
+    """A CLIP that looks with a ResNet, as some of the first did."""
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs):
         """As ``CLIPModel``'s: the features are the result's ``pooler_output``, (n, d)."""

@@ -44,9 +44,15 @@ def test_readme_lines(pipe, motion):
     assert motion.num_frames == 16
 
 
-def test_frames_of_a_clip_belong_together(motion):
+MISSED = pytest.mark.xfail(
+    strict=True, reason="the shipped motion module flickers in this style: 0.55 of unrelated pictures"
+)
+
+
+@pytest.mark.parametrize("style", [None, pytest.param("blob", marks=MISSED)])
+def test_frames_of_a_clip_belong_together(motion, style):
     """The same noise without the motion module gives unrelated pictures."""
-    pipe = ar.load_base("mini")
+    pipe = ar.load_base("mini", style=style)
     pipe.set_progress_bar_config(disable=True)
     ar.inject(pipe.unet, motion, num_frames=16)
     clip = quick(pipe, num_inference_steps=10)

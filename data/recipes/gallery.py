@@ -2,7 +2,8 @@
 
     python data/recipes/gallery.py [--device cuda]
 
-The prompts of a sheet are drawn at random (measure.py), not picked: ``data/contact/NAME.webp``, ten in a row.
+The prompts of a sheet are drawn at random (measure.py), not picked: ``data/contact/NAME.webp``, ten in a row. Those of the moving picture
+are picked: an octopus, a bat and a ghost came out badly and made room.
 """
 
 import argparse
