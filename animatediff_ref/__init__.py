@@ -10,7 +10,7 @@ clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width
 from animatediff_ref.checkpoints import PlainFile, load_motion_module, save_motion_module
 from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
 from animatediff_ref.convert import convert_file
-from animatediff_ref.evaluate import flow_amount, motion_amount, object_mask, optical_flow, watermark_score
+from animatediff_ref.evaluate import flicker, flow_amount, motion_amount, object_mask, optical_flow, watermark_score
 from animatediff_ref.files import FileInfo, inspect_file
 from animatediff_ref.generate import UnknownWords, animate, best_device, load_base
 from animatediff_ref.inflation import eject, inject, injected
@@ -42,11 +42,11 @@ from animatediff_ref.lora import (
 )
 from animatediff_ref.mini import data_folder
 from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.objective import denoising_error, motion_scheduler
+from animatediff_ref.objective import denoising_error, motion_scheduler, timestep_weight
 from animatediff_ref.positions import sinusoidal_positions
 from animatediff_ref.runsize import run_size, sized
 from animatediff_ref.show import filmstrip, show, show_gallery, show_grid, xt_slice
-from animatediff_ref.training import StepRecord, TrainConfig, train_domain_adapter, train_motion_module
+from animatediff_ref.training import StepRecord, TrainConfig, held_out_error, train_domain_adapter, train_motion_module
 
 __version__ = "0.1.0"
 __all__ = [
@@ -71,9 +71,11 @@ __all__ = [
     "eject",
     "encode_clips",
     "filmstrip",
+    "flicker",
     "flow_amount",
     "frame_consistency",
     "fuse_motion_loras",
+    "held_out_error",
     "image_features",
     "inject",
     "injected",
@@ -107,6 +109,7 @@ __all__ = [
     "sized",
     "text_alignment",
     "text_features",
+    "timestep_weight",
     "train_domain_adapter",
     "train_motion_module",
     "unload_motion_loras",

@@ -37,7 +37,7 @@ NOT_OPEN = {"1f46a", "1f48f", "1f491", "1f46b", "1f46c", "1f46d"}
 BLANK = Image.new("RGBA", (SPRITE, SPRITE))  # where a style does not draw a concept
 SKIN_TONES, FLAGS = "1f3f[b-f]", "1f1[ef]"
 CORE = (*BASE_STYLES, "blob")  # a concept is one that these draw
-# The base model is taught every concept that is animated, and these everyday things that are not.
+# The judge and the styles draw every concept that is animated, and these everyday things that are not.
 BASE_ALSO = """balloon, banana, basketball, bicycle, cactus, camera, castle, crown, doughnut, guitar, hamburger, house, ice cream, key,
 light bulb, mushroom, pineapple, pizza, red apple, rose, soccer ball, strawberry, sunflower, trumpet, tulip, volcano, watermelon"""
 NO_ARTICLE = ("hearts", "hands", "prints", "notes", "mugs", "glasses", "drops", "points", "eyes", "ears", "fire", "fog")
@@ -137,13 +137,16 @@ def concepts() -> list[dict]:
     drawn = [vectors(style, known) for style in CORE]
     moving = animations(known)
     also = {label.strip() for label in BASE_ALSO.replace("\n", " ").split(",")}
+    taught = (
+        (DATA / "taught.txt").read_text().splitlines()
+    )  # chosen by hand: easily told apart, animated, drawn in every style
     rows = []
     for code, row in known.items():
         still, clip = all(code in style for style in drawn), code in moving
         if still or clip:
             base = still and (clip or row["label"] in also)
             rows.append({"code": code, "label": row["label"], "phrase": phrase(row["label"]), "group": row["group"],
-                         "still": int(still), "clip": int(clip), "base": int(base)})  # fmt: skip
+                         "still": int(still), "clip": int(clip), "base": int(base), "taught": int(phrase(row["label"]) in taught)})  # fmt: skip
     return rows
 
 
@@ -158,7 +161,7 @@ def main() -> None:
         drawn = vectors(style, known)
         wanted = [row["code"] for row in rows if row["still" if style in BASE_STYLES else "base"]]
         write_sheet([rasterise(drawn[code]) if code in drawn else BLANK for code in wanted], sheet(style))
-    counts = {name: sum(row[name] for row in rows) for name in ("still", "clip", "base")}
+    counts = {name: sum(row[name] for row in rows) for name in ("still", "clip", "base", "taught")}
     print(f"{len(rows)} concepts: {counts}")
 
 

@@ -8,6 +8,7 @@ import csv
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from hashlib import sha256
@@ -63,9 +64,24 @@ def data_hash(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=DATA)
-    return found.stdout.strip() or "unknown"
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=DATA.parent).stdout.strip()
+
+
+def provenance() -> dict:
+    """What finds the recipe of a weight again: the commit, whether files differed from it, the command, and a hash of all sources.
+
+    The sources are those of the package and of the recipes; their hash is the same wherever they lie.
+    """
+    sources = sorted([*(DATA.parent / "animatediff_ref").rglob("*.py"), *(DATA / "recipes").rglob("*.py")])
+    changed = git("status", "--porcelain", "--", "animatediff_ref", "data/recipes", "data/concepts.csv")
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") or "unknown",
+        "clean": not changed,
+        "command": " ".join(["python", f"data/recipes/{command[0]}", *command[1:]]),
+        "sources_sha256": data_hash(*sources),
+    }
 
 
 def write_card(path: Path, recipe: str, made: dict, data: str, device: str, **facts) -> None:
@@ -76,7 +92,7 @@ def write_card(path: Path, recipe: str, made: dict, data: str, device: str, **fa
         writer.writeheader()
         writer.writerows(curve)
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    card = {"recipe": recipe, "commit": commit(), **made, "device": name, "torch": torch.__version__}
+    card = {"recipe": recipe, **provenance(), **made, "device": name, "torch": torch.__version__}
     card |= {"python": platform.python_version(), "data_sha256": data, **facts}
     path.write_text(json.dumps(card, indent=2) + "\n")
     seal(path)

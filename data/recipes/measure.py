@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import world
 from clips import clean
-from fit import DATA, commit
+from fit import DATA, provenance
 from PIL import Image
 from train_judge import drawn_by_all, recognised, references
 
@@ -48,7 +48,7 @@ def base_rows() -> list[dict]:
 def asks(taught: bool) -> list[Ask]:
     """Every concept once, on a background that training did, or did not, show it on."""
     rng = np.random.default_rng(21)
-    pairs = [[p for p in range(len(PLACES)) if world.taught(c, p) == taught] for c in range(len(base_rows()))]
+    pairs = [[p for p in range(len(PLACES)) if world.shown_together(c, p) == taught] for c in range(len(base_rows()))]
     return [Ask(c, PLACES[rng.choice(places)]) for c, places in enumerate(pairs)]
 
 
@@ -255,7 +255,7 @@ def main() -> None:
     device = ask.parse_args().device
     base, examiner = quiet(ar.load_base("mini").to(device)), Examiner(device)
     measured = {
-        "made by": "data/recipes/measure.py", "commit": commit(), "torch": torch.__version__, "python": platform.python_version(),
+        "made by": "data/recipes/measure.py", **provenance(), "torch": torch.__version__, "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
     }  # fmt: skip
     for name, measure in {

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import world
 from einops import rearrange
-from fit import DATA, commit
+from fit import DATA, provenance
 from PIL import Image
 from train_motion import HELD_OUT
 
@@ -348,7 +348,7 @@ def main() -> None:
     device = ask.parse_args().device
     measured = {
         "made by": "data/recipes/measure_footage.py",
-        "commit": commit(),
+        **provenance(),
         "opencv": cv2.__version__,
         "device": device,
     }

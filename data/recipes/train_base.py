@@ -1,6 +1,7 @@
 """The mini world's text-to-image model: text encoder and UNet, trained together on latents of Noto and Twemoji stills.
 
-    python data/recipes/train_base.py [--device cuda] [--steps 9000]
+    python data/recipes/train_base.py --things base                          # 450 things, from nothing
+    python data/recipes/train_base.py --things taught --start data/models/mini    # then the 102 that it is held to
 
 Needs the autoencoder (train_vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by itself.
 """
@@ -10,6 +11,8 @@ import copy
 import json
 import re
 from itertools import product
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +23,10 @@ from fit import DATA, RUNS, data_hash, fit, write_card
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from animatediff_ref.objective import motion_scheduler
-from animatediff_ref.training import TrainConfig
+from animatediff_ref.objective import motion_scheduler, timestep_weight
+from animatediff_ref.training import TrainConfig, fast_bfloat16
 
 OUT = DATA / "models" / "mini"
-ROUNDS = 10  # pictures of every concept, style and background that are taught together
 DROP = 0.1  # share of captions replaced by the empty one
 WORDING = (0.45, 0.40, 0.10, 0.05)  # shares of captions that name: the place, place and style, neither, the style
 TRIGGERS = (
@@ -39,20 +41,31 @@ TRIGGERS = (
 CONTEXT = 16  # tokens in a caption, start and end included
 
 
+class Phase(NamedTuple):
+    """A part of the training: ``rounds`` pictures of every concept, style and background that are shown together."""
+
+    rounds: int
+    steps: int
+    learning_rate: float
+
+
+PHASES = {"base": Phase(10, 9000, 2e-3), "taught": Phase(16, 3000, 1e-3)}  # by the column of concepts.csv
+
+
 def words(texts: list[str]) -> list[str]:
     return sorted({word for text in texts for word in re.findall(r"[^\W\d_]+|\d|[^\s\w]", text.lower())})
 
 
 def base_words() -> list[str]:
     """The words that the base model is taught."""
-    phrases = [row["phrase"] for row in world.concepts() if row["base"]]
+    phrases = [row["phrase"] for row in world.concepts() if row["taught"]]
     return words([*phrases, *world.BACKGROUNDS, *(f"{style} style" for style in world.BASE_STYLES), ","])
 
 
 def tokenizer() -> CLIPTokenizer:
     """CLIP's own byte-pair scheme over a small vocabulary in which every word of every caption is one token."""
     phrases = [row["phrase"] for row in world.concepts()]
-    every = words([*phrases, *base_words(), *TRIGGERS])
+    every = words([*phrases, *world.BACKGROUNDS, *(f"{style} style" for style in world.BASE_STYLES), ",", *TRIGGERS])
     pieces = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     spelt = [pieces.pre_tokenizer.pre_tokenize_str(word)[0][0] for word in every]
@@ -103,16 +116,19 @@ def unet() -> UNet2DConditionModel:
     )
 
 
-def pictures(styles: tuple[str, ...], rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def pictures(styles: tuple[str, ...], rounds: int, seed: int, things: str = "base") -> tuple[np.ndarray, np.ndarray]:
     """Pictures that a model may learn from, (n, 3, 64, 64), and what each shows, (n, 3): the numbers of concept, style, background.
 
-    Every base concept that a style draws, on every background but the one that is held out for it, ``rounds`` times.
+    Every concept of a column of ``concepts.csv`` that a style draws, on every background but the one that is held out for it,
+    ``rounds`` times. A concept's number is its place among those of the column ``base``, whatever the column.
     """
     rng = np.random.default_rng(seed)
-    codes, places = [row["code"] for row in world.concepts() if row["base"]], list(world.BACKGROUNDS)
-    every = product(range(len(codes)), range(len(styles)), range(len(places)))
-    taught = [(c, s, p) for c, s, p in every if world.taught(c, p) and codes[c] in world.sprites(world.art(styles[s]))]
-    about = np.array(taught * rounds)
+    rows, places = [row for row in world.concepts() if row["base"]], list(world.BACKGROUNDS)
+    codes, wanted = [row["code"] for row in rows], [c for c, row in enumerate(rows) if row[things]]
+    every = product(wanted, range(len(styles)), range(len(places)))
+    drawn = [world.sprites(world.art(style)) for style in styles]
+    shown = [(c, s, p) for c, s, p in every if world.shown_together(c, p) and codes[c] in drawn[s]]
+    about = np.array(shown * rounds)
     made = np.empty((len(about), 3, world.SIDE, world.SIDE), np.uint8)
     for i, (c, s, p) in enumerate(about):
         made[i] = np.asarray(world.picture(codes[c], styles[s], places[p], rng)).transpose(2, 0, 1)
@@ -121,12 +137,12 @@ def pictures(styles: tuple[str, ...], rounds: int, seed: int) -> tuple[np.ndarra
 
 @torch.no_grad()
 def encoded(
-    vae: AutoencoderKL, device: str, name: str, styles: tuple[str, ...], rounds: int, seed: int
+    vae: AutoencoderKL, device: str, name: str, styles: tuple[str, ...], rounds: int, seed: int, things: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled latents (n, 4, 16, 16) of the pictures, in half precision, cached in runs/, and what each shows."""
     if not (cache := RUNS / f"{name}.pt").exists():
         RUNS.mkdir(exist_ok=True)
-        made, about = pictures(styles, rounds, seed)
+        made, about = pictures(styles, rounds, seed, things)
         vae = vae.to(device).eval()
         chunks = (
             vae.encode(torch.from_numpy(part).to(device).float() / 127.5 - 1).latent_dist.mode()
@@ -156,35 +172,60 @@ def captions(tok: CLIPTokenizer, phrases: list[str], styles: tuple[str, ...]) ->
     return ids.reshape(len(phrases), len(styles), len(places), 4, CONTEXT)
 
 
-def snr_weight(alpha_bar: torch.Tensor, ceiling: float = 5.0) -> torch.Tensor:
-    """min(SNR, 5) / SNR for noise prediction: Hang et al. 2023."""
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=ceiling) / snr
+def image_loss(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, clean: torch.Tensor, ids: torch.Tensor,
+    generator: torch.Generator, autocast: bool,
+) -> torch.Tensor:  # fmt: skip
+    """The denoising loss (paper Eq. 2) of latents (b, 4, 16, 16) and token ids (b, 16), weighted by min-SNR."""
+    plan, device = motion_scheduler(), unet.device
+    t = torch.randint(1000, (len(clean),), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    noisy = plan.add_noise(clean, noise, t)
+    with torch.autocast(device.type, torch.bfloat16, autocast and fast_bfloat16(device)):
+        states = text_encoder(ids.to(device)).last_hidden_state
+        guess = unet(noisy.to(device), t.to(device), states).sample.float()
+    error = F.mse_loss(guess, noise.to(device), reduction="none").mean((1, 2, 3))
+    return (error * timestep_weight(plan, t, "min-snr").to(device)).mean()
+
+
+def started(folder: Path) -> torch.nn.ModuleDict:
+    """UNet and text encoder of a pipeline's folder, in float32, to go on from."""
+    parts = {
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        "text": CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32),
+    }
+    return torch.nn.ModuleDict(parts)
 
 
 def main() -> None:
     ask = argparse.ArgumentParser()
+    ask.add_argument(
+        "--things", choices=PHASES, default="taught", help="the wide vocabulary first, then what is taught for good"
+    )
+    ask.add_argument("--start", type=Path, help="folder of a pipeline to go on from; by default from nothing")
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=9000)
+    ask.add_argument("--steps", type=int)
     ask.add_argument("--batch", type=int, default=128)
     args = ask.parse_args()
     torch.manual_seed(0)
+    phase = PHASES[args.things]
     vae = AutoencoderKL.from_pretrained(OUT / "vae")
-    latents, about = encoded(vae, args.device, "stills", world.BASE_STYLES, ROUNDS, seed=2)
+    latents, about = encoded(vae, args.device, f"stills-{args.things}", world.BASE_STYLES, phase.rounds, 2, args.things)
     tok, plan = tokenizer(), motion_scheduler()
     ids = captions(tok, [row["phrase"] for row in world.concepts() if row["base"]], world.BASE_STYLES)
     empty = tok("", padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
-    both = torch.nn.ModuleDict({"unet": unet(), "text": text_encoder(tok)}).to(args.device)
-    alpha_bar = plan.alphas_cumprod
+    fresh = started(args.start) if args.start else torch.nn.ModuleDict({"unet": unet(), "text": text_encoder(tok)})
+    both, before = fresh.to(args.device).train(), args.start and json.loads((args.start / "card.json").read_text())
 
     config = TrainConfig(
-        args.steps,
+        args.steps or phase.steps,
         args.batch,
-        learning_rate=2e-3,
+        learning_rate=phase.learning_rate,
         warmup=200,
         anneal=True,
         betas=(0.9, 0.99),
         ema_decay=0.999,
+        weighting="min-snr",
         autocast=True,
         seed=0,
     )
@@ -194,17 +235,9 @@ def main() -> None:
         wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
         text = ids[(*about[rows].T, wording)]
         text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, text)
-        t = torch.randint(1000, (args.batch,), generator=generator)
-        clean = latents[rows].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = plan.add_noise(clean, noise, t)
-        with torch.autocast(args.device, torch.bfloat16, config.autocast):
-            words = both["text"](text.to(args.device)).last_hidden_state
-            guess = both["unet"](noisy.to(args.device), t.to(args.device), words).sample.float()
-        error = F.mse_loss(guess, noise.to(args.device), reduction="none").mean((1, 2, 3))
-        return (error * snr_weight(alpha_bar[t]).to(args.device)).mean()
+        return image_loss(both["unet"], both["text"], latents[rows].float(), text, generator, config.autocast)
 
-    made = fit("base", both.parameters(), loss_of, config)
+    made = fit(f"base-{args.things}", both.parameters(), loss_of, config)
     vae.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
     both = copy.deepcopy(both).half().cpu()
     pipe = StableDiffusionPipeline(
@@ -214,7 +247,8 @@ def main() -> None:
     pipe.save_pretrained(OUT)
     data = data_hash(*map(world.sheet, world.BASE_STYLES), DATA / "concepts.csv")
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in both.items()}
-    write_card(OUT / "card.json", "data/recipes/train_base.py", made, data, args.device, parameters=parameters)
+    facts = {"things": args.things, "parameters": parameters, "continued_from": before}
+    write_card(OUT / "card.json", "data/recipes/train_base.py", made, data, args.device, **facts)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def footage(held_out: bool) -> list[tuple[np.ndarray, int, int]]:
     for i, clip in enumerate(ar.list_clips(DATA / "clips.csv", DATA / "clips")):
         if clip.path.stem in numbers and held_out == (i % HELD_OUT == 0):
             concept, place = numbers[clip.path.stem], places.index(clip.caption.rpartition(", ")[2])
-            if held_out or world.taught(concept, place):
+            if held_out or world.shown_together(concept, place):
                 found.append((ar.read_clip(clip.path, FRAMES, stride=4), concept, place))
     return found
 
@@ -114,7 +114,7 @@ def draw(
         pictures, concept, place = chosen
         return frame(pictures, rng), (concept, STYLES.index(style), place)
     code, concept = chosen
-    place = int(rng.choice([p for p in range(len(world.BACKGROUNDS)) if world.taught(concept, p) != held_out]))
+    place = int(rng.choice([p for p in range(len(world.BACKGROUNDS)) if world.shown_together(concept, p) != held_out]))
     made = world.picture(code, style, list(world.BACKGROUNDS)[place], rng)
     return made, (concept, STYLES.index(style), place)
 
@@ -223,7 +223,7 @@ def styles_told(judge: ar.Judge, seed: int) -> dict[str, dict]:
     """For each style, as what its pictures were recognised; of things and places that were never taught together."""
     rng, places = np.random.default_rng(seed), list(world.BACKGROUNDS)
     some_of = [drawn_by_all()[i] for i in sorted(rng.permutation(len(drawn_by_all()))[:PROBE])]
-    prompts = [(code, next(p for i, p in enumerate(places) if not world.taught(n, i))) for code, n in some_of]
+    prompts = [(code, next(p for i, p in enumerate(places) if not world.shown_together(n, i))) for code, n in some_of]
     centroids, told = references(judge, prompts, seed + 1), {}
     for style in STILLS:
         names = [code if style != "pip" else str(rng.choice(world.POSES)) for code, _ in prompts]

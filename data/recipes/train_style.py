@@ -25,7 +25,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from single_file import save_single_file
 from torch import nn
-from train_base import CONTEXT, DROP, OUT, encoded, snr_weight
+from train_base import CONTEXT, DROP, OUT, encoded, image_loss
 
 from animatediff_ref.mini import STYLES
 from animatediff_ref.storage import written_aside
@@ -33,7 +33,7 @@ from animatediff_ref.training import TrainConfig
 
 ROUNDS = 3  # pictures of every concept and background that are taught together
 PORTRAITS = 5  # pictures of every pose and background of the character
-RANK = 8
+RANK = 16
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2"]
 VECTORS = 4  # of an embedding: tokens of the sixteen that a caption has
 USUAL = (0.15, 0.70, 0.05, 0.10)  # shares of captions that name: the place, place and style, neither, the style
@@ -165,7 +165,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "lora": Kind(lora, 450, 3e-3),
+    "lora": Kind(lora, 900, 2e-3),
     "dreambooth": Kind(lora, 300, 1e-3),
     "checkpoint": Kind(whole, 800, 5e-4),
     "embedding": Kind(embedding, 300, 1e-2, (0, 0.85, 0, 0.15)),  # all captions name it: without it nothing learns
@@ -192,7 +192,7 @@ def concepts() -> list[str]:
 
 def stills(pipe: StableDiffusionPipeline, name: str, device: str) -> Bank:
     """Every concept that a style draws."""
-    latents, about = encoded(pipe.vae, device, f"stills-{name}", (name,), ROUNDS, seed=4)
+    latents, about = encoded(pipe.vae, device, f"stills-{name}", (name,), ROUNDS, 4, "taught")
     phrases, places = concepts(), list(world.BACKGROUNDS)
     ids = wordings(pipe, [(phrase, place, STYLES[name].trigger) for phrase in phrases for place in places])
     return latents, ids.reshape(len(phrases), len(places), 4, CONTEXT)[about[:, 0], about[:, 2]], torch.ones(len(about))
@@ -219,7 +219,7 @@ def character(pipe: StableDiffusionPipeline, name: str, device: str) -> Bank:
     """
     rng, places, trigger = np.random.default_rng(5), list(world.BACKGROUNDS), STYLES[name].trigger
     shown = [
-        (i, place) for i in range(len(world.POSES)) for p, place in enumerate(places) if world.taught(i, p)
+        (i, place) for i in range(len(world.POSES)) for p, place in enumerate(places) if world.shown_together(i, p)
     ] * PORTRAITS
     drawn = np.stack([np.asarray(world.picture(world.POSES[i], name, place, rng)) for i, place in shown])
     pixels = rearrange(torch.from_numpy(drawn), "b h w c -> b c h w").to(device).float() / 127.5 - 1
@@ -246,7 +246,7 @@ def main() -> None:
     parameters, save = kind.make(pipe, args.name)
     bank = character if style.kind == "dreambooth" else stills
     latents, ids, odds = bank(pipe, args.name, args.device)
-    empty, plan = tokens(pipe, [""]), pipe.scheduler
+    empty = tokens(pipe, [""])
 
     config = TrainConfig(
         args.steps or kind.steps,
@@ -256,6 +256,7 @@ def main() -> None:
         anneal=True,
         betas=(0.9, 0.99),
         ema_decay=0.99,
+        weighting="min-snr",
         autocast=True,
         seed=0,
     )
@@ -264,15 +265,7 @@ def main() -> None:
         rows = torch.multinomial(odds, args.batch, replacement=True, generator=generator)
         wording = torch.multinomial(torch.tensor(kind.wording), args.batch, replacement=True, generator=generator)
         text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, ids[rows, wording])
-        t = torch.randint(1000, (args.batch,), generator=generator)
-        clean = latents[rows].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = plan.add_noise(clean, noise, t).to(args.device)
-        with torch.autocast(args.device, torch.bfloat16, config.autocast):
-            states = pipe.text_encoder(text.to(args.device)).last_hidden_state
-            guess = pipe.unet(noisy, t.to(args.device), states).sample.float()
-        error = F.mse_loss(guess, noise.to(args.device), reduction="none").mean((1, 2, 3))
-        return (error * snr_weight(plan.alphas_cumprod[t]).to(args.device)).mean()
+        return image_loss(pipe.unet, pipe.text_encoder, latents[rows].float(), text, generator, config.autocast)
 
     made = fit(f"style-{args.name}", parameters, loss_of, config, every=50)
     with written_aside(out) as aside:

@@ -72,7 +72,8 @@ BACKGROUNDS = {
 @cache
 def concepts() -> list[dict]:
     with open(DATA / "concepts.csv") as file:
-        return [{**row, **{name: int(row[name]) for name in ("still", "clip", "base")}} for row in csv.DictReader(file)]
+        flags = ("still", "clip", "base", "taught")
+        return [{**row, **{name: int(row[name]) for name in flags}} for row in csv.DictReader(file)]
 
 
 def sheet(style: str) -> Path:
@@ -141,7 +142,7 @@ def picture(code: str, style: str, place: str, rng: np.random.Generator) -> Imag
     return treat(made) if treat else made
 
 
-def taught(concept: int, place: int) -> bool:
+def shown_together(concept: int, place: int) -> bool:
     """Whether a concept and a background, by their numbers, are ever shown together in training: one in eight pairs is held out."""
     return (concept + place) % len(BACKGROUNDS) != 0
 
