@@ -1,119 +1,89 @@
 """AnimateDiff (arXiv 2307.04725), as a small reference: motion modules in, out, trained, saved, measured and shown.
 
-import animatediff_ref as ar
+    import animatediff_ref as ar
 
-pipe = ar.load_base("mini", style="blob")
-ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
-clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width, 3)
+    pipe = ar.load_base("mini", style="blob")
+    ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
+    clip = ar.animate(pipe, "a penguin", seed=0)      # uint8 (frames, height, width, 3)
+
+The method is an evening's read, in this order:
+
+1. ``method/config.py``         what distinguishes the published versions
+2. ``method/temporal.py``       the temporal transformer: positions, attention, zero-initialised output (section 4.2, Eq. 5)
+3. ``method/motion_module.py``  one temporal transformer for every place in a UNet
+4. ``method/inflation.py``      the motion module in an unmodified UNet, and out again (section 4.2)
+5. ``method/adapters.py``       low-rank adapters (Eq. 3): domain adapter (section 4.1, Eq. 4) and MotionLoRA (section 4.3)
+6. ``method/objective.py``      noise schedule and objective (Eq. 1-2 for images, Eq. 6-7 for clips)
+7. ``training/loop.py``         the loop that every stage shares
+8. ``training/stages.py``       the stages (section 4.4)
+
+The other rooms: ``mini`` (the world that ships), ``weights`` (files), ``generate``, ``clips``, ``measure``, ``notebook``, ``cli``.
+All public names are here, ``ar.NAME``; the module that a name lives in is imported when the name is first used.
 """
 
-from animatediff_ref.checkpoints import PlainFile, load_motion_module, save_motion_module
-from animatediff_ref.clips import Clip, LatentClips, encode_clips, list_clips, read_clip, write_clip
-from animatediff_ref.convert import convert_file
-from animatediff_ref.evaluate import flicker, flow_amount, motion_amount, object_mask, optical_flow, watermark_score
-from animatediff_ref.files import FileInfo, inspect_file
-from animatediff_ref.generate import UnknownWords, animate, best_device, load_base
-from animatediff_ref.inflation import eject, inject, injected
-from animatediff_ref.judge import (
-    Judge,
-    MiniCLIP,
-    domain_similarity,
-    frame_consistency,
-    image_features,
-    load_judge,
-    look_score,
-    nearest_centroid,
-    retrieval,
-    text_alignment,
-    text_features,
-)
-from animatediff_ref.lora import (
-    SkippedLayers,
-    fuse_motion_loras,
-    load_domain_adapter,
-    load_motion_lora,
-    merge_motion_loras,
-    motion_loras,
-    save_domain_adapter,
-    save_motion_lora,
-    set_domain_adapter,
-    set_motion_loras,
-    unload_motion_loras,
-)
-from animatediff_ref.mini import data_folder
-from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.objective import denoising_error, motion_scheduler, timestep_weight
-from animatediff_ref.positions import sinusoidal_positions
-from animatediff_ref.runsize import run_size, sized
-from animatediff_ref.show import filmstrip, show, show_gallery, show_grid, xt_slice
-from animatediff_ref.training import StepRecord, TrainConfig, held_out_error, train_domain_adapter, train_motion_module
+from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = [
-    "Clip",
-    "FileInfo",
-    "Judge",
-    "LatentClips",
-    "MiniCLIP",
-    "MotionConfig",
-    "MotionModule",
-    "PlainFile",
-    "SkippedLayers",
-    "StepRecord",
-    "TrainConfig",
-    "UnknownWords",
-    "animate",
-    "best_device",
-    "convert_file",
-    "data_folder",
-    "denoising_error",
-    "domain_similarity",
-    "eject",
-    "encode_clips",
-    "filmstrip",
-    "flicker",
-    "flow_amount",
-    "frame_consistency",
-    "fuse_motion_loras",
-    "held_out_error",
-    "image_features",
-    "inject",
-    "injected",
-    "inspect_file",
-    "list_clips",
-    "load_base",
-    "load_domain_adapter",
-    "load_judge",
-    "load_motion_lora",
-    "load_motion_module",
-    "look_score",
-    "merge_motion_loras",
-    "motion_amount",
-    "motion_loras",
-    "motion_scheduler",
-    "nearest_centroid",
-    "object_mask",
-    "optical_flow",
-    "read_clip",
-    "retrieval",
-    "run_size",
-    "save_domain_adapter",
-    "save_motion_lora",
-    "save_motion_module",
-    "set_domain_adapter",
-    "set_motion_loras",
-    "show",
-    "show_gallery",
-    "show_grid",
-    "sinusoidal_positions",
-    "sized",
-    "text_alignment",
-    "text_features",
-    "timestep_weight",
-    "train_domain_adapter",
-    "train_motion_module",
-    "unload_motion_loras",
-    "watermark_score",
-    "write_clip",
-    "xt_slice",
-]
+PUBLIC = {  # module -> its public names
+    "method.config": ("MotionConfig",),
+    "method.temporal": ("sinusoidal_positions",),
+    "method.motion_module": ("MotionModule",),
+    "method.inflation": ("eject", "inject", "injected"),
+    "method.adapters": (
+        "fuse_motion_loras",
+        "motion_loras",
+        "set_domain_adapter",
+        "set_motion_loras",
+        "unload_motion_loras",
+    ),
+    "method.objective": ("denoising_error", "motion_scheduler", "timestep_weight"),
+    "training.loop": ("StepRecord", "TrainConfig"),
+    "training.stages": ("held_out_error", "train_domain_adapter", "train_motion_module"),
+    "mini.files": ("data_folder",),
+    "weights.identify": ("FileInfo", "inspect_file"),
+    "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),
+    "weights.lora": (
+        "SkippedLayersWarning",
+        "load_domain_adapter",
+        "load_motion_lora",
+        "merge_motion_loras",
+        "save_domain_adapter",
+        "save_motion_lora",
+    ),
+    "weights.convert": ("convert_file",),
+    "generate.pipeline": ("best_device", "load_base"),
+    "generate.inputs": ("UnknownWordsWarning",),
+    "generate.animate": ("animate",),
+    "clips.video": ("read_clip", "write_clip"),
+    "clips.folders": ("ClipEntry", "list_clips"),
+    "clips.latents": ("LatentClips", "decode_latents", "encode_clips", "encode_pixels"),
+    "measure.motion": ("flicker", "flow_amount", "motion_amount", "object_mask", "optical_flow"),
+    "measure.footage": ("look_score", "watermark_score"),
+    "measure.clip_scores": (
+        "Judge",
+        "domain_similarity",
+        "frame_consistency",
+        "image_features",
+        "load_judge",
+        "text_alignment",
+        "text_features",
+    ),
+    "notebook.run_size": ("run_size", "sized"),
+    "notebook.show": ("filmstrip", "show", "show_grid", "xt_slice"),
+    "notebook.gallery": ("show_gallery",),
+}
+_MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    """Import the module of a public name when it is first asked for (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'animatediff_ref' has no attribute {name!r}")
+    value = getattr(import_module(f"animatediff_ref.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import animatediff_ref as ar
-from animatediff_ref import mini
 from animatediff_ref.cli import app
+from animatediff_ref.mini import files as mini
 
 
 def invoke(*words: object):
@@ -91,8 +91,7 @@ def test_doctor_names_what_differs_or_is_missing(tmp_path, monkeypatch):
     (folder / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
     (folder / "bare.json").unlink()
     monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path))
-    monkeypatch.setattr(mini, "FILES", tuple(f"{name}.safetensors" for name in names))
-    monkeypatch.setattr(mini, "STYLES", {})
+    monkeypatch.setattr(mini, "SHIPPED", {"style": {name: f"models/mini/{name}.safetensors" for name in names}})
     done = invoke("doctor")
     assert done.exit_code == 2 and "git checkout data" in done.output
     for name, said in {
@@ -105,7 +104,7 @@ def test_doctor_names_what_differs_or_is_missing(tmp_path, monkeypatch):
     }.items():
         assert f"PROBLEM: models/mini/{name}.safetensors {said}" in done.output
     assert done.output.count("PROBLEM") == 6, "and nothing of the one that is well"
-    monkeypatch.setattr(mini, "FILES", ())
+    monkeypatch.setattr(mini, "SHIPPED", {})
     for name in names[1:]:
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
     assert "all is well" in invoke("doctor").output

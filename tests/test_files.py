@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import animatediff_ref as ar
-from animatediff_ref import storage
-from animatediff_ref.names import diffusers_name, published_name
+from animatediff_ref.weights.names import diffusers_name, published_name
+from animatediff_ref.weights.tensors import save_tensors
 
 WITH_POSITIONS = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"  # fmt: skip
 
@@ -292,7 +292,7 @@ def test_a_killed_save_leaves_the_old_file(tmp_path, monkeypatch, name):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage, "save_file", killed)
+    monkeypatch.setattr("animatediff_ref.weights.tensors.save_file", killed)
     monkeypatch.setattr(torch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         ar.save_motion_module(motion_for(tiny_unet(), mid_block=True), path)
@@ -303,7 +303,9 @@ def test_a_killed_save_leaves_the_old_file(tmp_path, monkeypatch, name):
 def test_a_killed_save_leaves_the_old_folder(tmp_path, monkeypatch):
     ar.save_motion_module(motion_for(tiny_unet()), tmp_path / "adapter", format="diffusers")
     before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
-    monkeypatch.setattr(storage, "save_file", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "animatediff_ref.weights.tensors.save_file", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         ar.save_motion_module(motion_for(tiny_unet(), mid_block=True), tmp_path / "adapter", format="diffusers")
     assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == before
@@ -332,8 +334,10 @@ def test_folders_and_files_of_the_user_stay(tmp_path):
 def test_converting_changes_no_number(tmp_path):
     motion = motion_for(tiny_unet())
     mixed = {name: value.half() if value.ndim == 2 else value for name, value in motion.state_dict().items()}
-    storage.save_tensors(mixed, tmp_path / "m.safetensors", {"kind": "motion_module", "config": json.dumps(asdict(motion.config))})  # fmt: skip
-    with pytest.warns(ar.PlainFile, match="cannot say what it is: load it with config=MotionConfig.*norm_groups=8"):
+    save_tensors(mixed, tmp_path / "m.safetensors", {"kind": "motion_module", "config": json.dumps(asdict(motion.config))})  # fmt: skip
+    with pytest.warns(
+        ar.PlainFileWarning, match="cannot say what it is: load it with config=MotionConfig.*norm_groups=8"
+    ):
         ar.convert_file(tmp_path / "m.safetensors", tmp_path / "m.ckpt")
     assert same(torch.load(tmp_path / "m.ckpt"), mixed)
 

@@ -8,7 +8,7 @@ from diffusers import DPMSolverMultistepScheduler, LatentConsistencyModelPipelin
 from PIL import Image
 
 import animatediff_ref as ar
-from animatediff_ref.mini import BASE_FILES
+from animatediff_ref.mini.files import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -245,14 +245,14 @@ def test_what_load_base_refuses(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no mini style 'oil'; there are: blob, .*pixel"):
         ar.load_base("mini", style="oil")
     mini = tmp_path / "data/models/mini"
-    for file in BASE_FILES:  # as Git LFS leaves them where it is not installed
+    for file in PARTS["base"]:  # as Git LFS leaves them where it is not installed
         (where := mini / file).parent.mkdir(parents=True, exist_ok=True)
         where.write_text("version https://git-lfs.github.com/spec/v1\n")
     with monkeypatch.context() as patch:
         patch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path / "data"))
         with pytest.raises(ValueError, match=r"is a pointer of Git LFS, .* Restore it with 'git checkout data'"):
             ar.load_base("mini")
-        (mini / BASE_FILES[1]).unlink()
+        (mini / PARTS["base"][1]).unlink()
         with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is missing: needed is"):
             ar.load_base("mini")
     with pytest.raises(ValueError, match="no base model at"):

@@ -18,7 +18,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
-from animatediff_ref import judge as module
+from animatediff_ref.measure import clip_scores as module
+from animatediff_ref.measure.clip_scores import nearest_centroid, retrieval
+from animatediff_ref.mini.judge import MiniCLIP
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "data/models/judge"
@@ -105,15 +107,15 @@ def test_retrieval_counts_queries_with_a_right_candidate_near_enough():
     candidates = np.eye(4, dtype=np.float32)
     queries = np.array([[1, 0.5, 0.2, 0], [0.5, 1, 0.2, 0], [0.9, 0.8, 0.7, 0]], np.float32)
     right = np.array([0, 0, 2])
-    assert [ar.retrieval(queries, candidates, right, top) for top in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [retrieval(queries, candidates, right, top) for top in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
     table = np.zeros((3, 4), bool)
     table[0, 3] = table[1, [1, 3]] = table[2, 2] = True
-    assert ar.retrieval(queries, candidates, table, 1) == pytest.approx(1 / 3)
+    assert retrieval(queries, candidates, table, 1) == pytest.approx(1 / 3)
 
 
 def test_the_nearest_centroid_is_by_direction():
     centroids = {"small": np.array([0.1, 0.0]), "large": np.array([3.0, 3.0])}
-    assert ar.nearest_centroid(np.array([[1.0, 0.1], [0.6, 0.8]]), centroids) == ["small", "large"]
+    assert nearest_centroid(np.array([[1.0, 0.1], [0.6, 0.8]]), centroids) == ["small", "large"]
 
 
 def test_the_look_runs_from_clean_art_to_footage(judge, noise):
@@ -134,7 +136,7 @@ def test_a_saved_judge_comes_back_with_its_centroids(judge, noise, tmp_path, mon
     place = tmp_path / "models/judge"
     (tmp_path / "models/mini").mkdir(parents=True)
     monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=r"has no judge: needed is .*judge.* rebuild it"):
+    with pytest.raises(ValueError, match=r"mini world.s model.safetensors is missing: needed is .*judge.* rebuild it"):
         ar.load_judge()
     judge.model.save_pretrained(place)
     judge.processor.save_pretrained(place)
@@ -154,11 +156,11 @@ def test_the_mini_judge_looks_with_a_resnet(judge, noise, tmp_path):
     vision = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], hidden_size=16, depths=[1, 1], layer_type="basic")
     text = judge.model.config.text_config
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
-    model = ar.MiniCLIP(config).eval()
+    model = MiniCLIP(config).eval()
     model.save_pretrained(tmp_path)
     judge.processor.save_pretrained(tmp_path)
     found = ar.load_judge(tmp_path)
-    assert isinstance(found.model, ar.MiniCLIP)
+    assert isinstance(found.model, MiniCLIP)
     pixels = judge.processor.image_processor(list(noise), return_tensors="pt").pixel_values
     with torch.no_grad():
         pooled = model.vision_model(pixels).pooler_output[..., 0, 0]
@@ -175,9 +177,9 @@ def test_what_does_not_fit_is_refused(judge, noise, tmp_path):
         "at least one prompt, got none": lambda: ar.text_features(judge, []),
         "at least 2 frames, got 1": lambda: ar.frame_consistency(judge, noise[:1]),
         "'successive' or 'all', got 'some'": lambda: ar.frame_consistency(judge, noise, "some"),
-        r"5 queries and 5 candidates .* got \(3, 5\)": lambda: ar.retrieval(features, features, np.arange(3)),
-        "top=6": lambda: ar.retrieval(features, features, np.arange(5), 6),
-        "needed are centroids by name, got none": lambda: ar.nearest_centroid(features, {}),
+        r"5 queries and 5 candidates .* got \(3, 5\)": lambda: retrieval(features, features, np.arange(3)),
+        "top=6": lambda: retrieval(features, features, np.arange(5), 6),
+        "needed are centroids by name, got none": lambda: nearest_centroid(features, {}),
         r"'footage' and of another style, got \['ink'\]": lambda: ar.look_score(judge, noise, {"ink": features[0]}),
     }
     for says, call in wrong.items():
@@ -199,4 +201,4 @@ def test_the_shipped_judge_does_what_its_card_says(monkeypatch):
     seen, said = ar.image_features(judge, made), ar.text_features(judge, recipe.phrases())
     rows = card["retrieval_by_style"]["held_out_pairs"]
     stated = np.mean([rows[style]["text_top5"] for style in styles])
-    assert ar.retrieval(seen, said, about[:, 0].numpy()) == pytest.approx(stated, abs=0.1)
+    assert retrieval(seen, said, about[:, 0].numpy()) == pytest.approx(stated, abs=0.1)

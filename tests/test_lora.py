@@ -95,34 +95,16 @@ def test_merged_into_one_file(motion, cameras, tmp_path):
     both = output(motion)
     ar.unload_motion_loras(motion)
     weights = dict(zip(cameras, (0.7, -0.3)))
-    assert ar.merge_motion_loras(weights, tmp_path / "merged.safetensors") == 0
+    ar.merge_motion_loras(weights, tmp_path / "merged.safetensors")
     assert ar.inspect_file(tmp_path / "merged.safetensors").ranks == (7,)
     ar.load_motion_lora(motion, tmp_path / "merged.safetensors")
     assert torch.allclose(output(motion), both, atol=1e-5)
-    errors = [ar.merge_motion_loras(weights, tmp_path / f"rank{rank}.safetensors", rank=rank) for rank in (1, 5, 7)]
-    assert errors[0] > errors[1] > 0.01 > 1e-6 > errors[2]
-    assert ar.inspect_file(tmp_path / "rank5.safetensors").ranks == (5,)
-    ar.load_motion_lora(motion, tmp_path / "rank7.safetensors", name="merged")
-    assert torch.allclose(output(motion), both, atol=1e-4)
-
-
-def test_the_error_of_compression_is_what_it_says(motion, cameras, tmp_path):
-    error = ar.merge_motion_loras({cameras[0]: 2.0}, tmp_path / "small.safetensors", rank=2)
-
-    def change(path):
-        return {k: p.alpha / p.rank * p.up @ p.down for k, p in ar.lora.read_lora(path, "MotionLoRA").items()}
-
-    whole, small = change(cameras[0]), change(tmp_path / "small.safetensors")
-    lost = sum((2 * whole[k] - small[k]).square().sum() for k in whole) / sum(
-        (2 * v).square().sum() for v in whole.values()
-    )
-    assert error == pytest.approx(lost.sqrt().item(), rel=1e-3)
 
 
 def test_one_made_for_a_middle_block_on_a_module_without(cameras, tmp_path):
     with_middle, without = motion_for(tiny_unet(), mid_block=True), motion_for(tiny_unet())
     lora_for(with_middle, tmp_path / "v2.safetensors")
-    with pytest.warns(ar.SkippedLayers, match="skipped 8 layers of the middle block"):
+    with pytest.warns(ar.SkippedLayersWarning, match="skipped 8 layers of the middle block"):
         ar.load_motion_lora(without, tmp_path / "v2.safetensors")
     assert ar.motion_loras(without) == {"v2": 1.0}
     ar.load_motion_lora(with_middle, cameras[0])  # the other way nothing is skipped
@@ -175,6 +157,4 @@ def test_what_is_refused(motion, cameras, tmp_path):
         ar.save_motion_lora(motion, tmp_path / "x.safetensors", format="a1111")
     with pytest.raises(ValueError, match="at least one MotionLoRA"):
         ar.merge_motion_loras({}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="rank of at least 1, got 0"):
-        ar.merge_motion_loras({cameras[0]: 1.0}, tmp_path / "x.safetensors", rank=0)
     assert not (tmp_path / "x.safetensors").exists()

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 import animatediff_ref as ar
-from animatediff_ref.rows import options_by_row, prompts_by_row
+from animatediff_ref.generate.inputs import options_by_row, prompts_by_row
 
 TABLE = Path(__file__).parents[1] / "data" / "pipelines.csv"
 CLIPS, FRAMES, SIZE, TEXT = 2, 4, 16, 24

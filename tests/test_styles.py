@@ -12,8 +12,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
 import animatediff_ref as ar
-from animatediff_ref.generate import unknown_words
-from animatediff_ref.mini import STYLES, checked
+from animatediff_ref.generate.inputs import unknown_words
+from animatediff_ref.mini.cards import checked
+from animatediff_ref.mini.files import SHIPPED, STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "data" / "recipes"))
@@ -47,7 +48,7 @@ def test_what_a_recipe_saves_is_what_load_base_gives(name, plain, tmp_path, monk
             parameter.add_(0.05 * torch.randn_like(parameter))
     made = prediction(plain, f"a penguin, {style.trigger}")
     save(tmp_path / "it.safetensors")
-    monkeypatch.setattr("animatediff_ref.generate.style_file", lambda _: tmp_path / "it.safetensors")
+    monkeypatch.setitem(SHIPPED["style"], name, str(tmp_path / "it.safetensors"))
     loaded = ar.load_base("mini", style=name)
     off = (prediction(loaded, f"a penguin, {style.trigger}") - made).norm() / made.norm()
     assert off < (0.2 if style.kind == "checkpoint" else 0.002)

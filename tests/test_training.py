@@ -1,4 +1,4 @@
-"""Done when 4: what learns, that it learns, and that an interruption changes nothing."""
+"""What learns, that it learns, and that an interruption changes nothing."""
 
 from dataclasses import replace
 
@@ -7,6 +7,8 @@ import torch
 from conftest import motion_for, run, tiny_unet
 
 import animatediff_ref as ar
+from animatediff_ref.method.adapters import add_domain_adapter
+from animatediff_ref.training.loop import learning_rate
 
 CONFIG = ar.TrainConfig(steps=6, batch_size=2, num_frames=4, learning_rate=1e-2, seed=1)
 
@@ -19,7 +21,7 @@ def clips() -> ar.LatentClips:
 
 
 def test_only_motion_parameters_learn_in_stage_2(unet, clips):
-    ar.lora.add_domain_adapter(unet, rank=2)
+    add_domain_adapter(unet, rank=2)
     motion = motion_for(unet, trained=False)
     before = {k: v.clone() for k, v in unet.state_dict().items()}
     list(ar.train_motion_module(unet, motion, clips, CONFIG))
@@ -57,7 +59,7 @@ def held_out(unet, clips) -> float:
 
 def test_learning_rate_schedule():
     plan = replace(CONFIG, steps=20, warmup=4, anneal=True)
-    rates = [ar.training.learning_rate(step, plan) for step in range(20)]
+    rates = [learning_rate(step, plan) for step in range(20)]
     assert rates[0] == pytest.approx(plan.learning_rate / 4)
     assert max(rates) == pytest.approx(plan.learning_rate)
     assert rates[-1] < 0.02 * plan.learning_rate

@@ -20,8 +20,8 @@ from artwork import animations, labels
 from einops import reduce
 from PIL import Image, ImageDraw
 
-from animatediff_ref.clips import write_clip
-from animatediff_ref.storage import written_aside
+from animatediff_ref.clips.video import write_clip
+from animatediff_ref.weights.tensors import written_aside
 
 SIDE, FRAMES, FPS = 128, 32, 8
 SHUTTER = 3  # the animations run at 24 frames a second

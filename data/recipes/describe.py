@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fit import DATA
 
-from animatediff_ref.mini import STYLES, card_of
-from animatediff_ref.storage import written_aside
+from animatediff_ref.mini.cards import card_of
+from animatediff_ref.mini.files import STYLES
+from animatediff_ref.weights.tensors import written_aside
 
 README, BEGIN, END = DATA / "README.md", "<!-- models: written by recipes/describe.py -->", "<!-- end of models -->"
 OTHERS = {

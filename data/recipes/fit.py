@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from animatediff_ref.mini import card_of
-from animatediff_ref.training import StepRecord, TrainConfig, optimise
+from animatediff_ref.mini.cards import card_of
+from animatediff_ref.training.loop import StepRecord, TrainConfig, optimise
 
 DATA = Path(__file__).resolve().parents[1]
 RUNS = DATA.parent / "runs"

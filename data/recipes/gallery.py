@@ -15,8 +15,8 @@ from measure import asks, draw, quiet, sample
 from PIL import Image
 
 import animatediff_ref as ar
-from animatediff_ref.mini import STYLES
-from animatediff_ref.storage import written_aside
+from animatediff_ref.mini.files import STYLES
+from animatediff_ref.weights.tensors import written_aside
 
 PROMPTS = [
     "a penguin, snow",

@@ -21,8 +21,9 @@ from PIL import Image
 from train_judge import drawn_by_all, recognised, references
 
 import animatediff_ref as ar
-from animatediff_ref.mini import STYLES
-from animatediff_ref.storage import written_aside
+from animatediff_ref.measure.clip_scores import retrieval
+from animatediff_ref.mini.files import STYLES
+from animatediff_ref.weights.tensors import written_aside
 
 PLACES = list(world.BACKGROUNDS)
 SAMPLE = 100  # prompts for each personalised model and each setting
@@ -93,7 +94,7 @@ class Examiner:
     def hits(self, images: np.ndarray, rows: list[Ask], top: int) -> np.ndarray:
         """For each picture, whether its concept is among the nearest ``top`` of all, as 0 or 1."""
         features, right = ar.image_features(self.judge, images), [ask.concept for ask in rows]
-        one = [ar.retrieval(features[[i]], self.names, np.array([c]), top) for i, c in enumerate(right)]
+        one = [retrieval(features[[i]], self.names, np.array([c]), top) for i, c in enumerate(right)]
         return np.array(one)
 
     def concepts(self, images: np.ndarray, rows: list[Ask]) -> dict:

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from animatediff_ref.storage import written_aside
+from animatediff_ref.weights.tensors import written_aside
 
 SMALL = torch.float8_e4m3fn  # of large matrices, as in pruned checkpoints; all else is in half precision
 UNET = {

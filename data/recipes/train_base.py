@@ -23,8 +23,8 @@ from fit import DATA, RUNS, data_hash, fit, write_card
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from animatediff_ref.objective import motion_scheduler, timestep_weight
-from animatediff_ref.training import TrainConfig, fast_bfloat16
+from animatediff_ref.method.objective import motion_scheduler, timestep_weight
+from animatediff_ref.training.loop import TrainConfig, fast_bfloat16
 
 OUT = DATA / "models" / "mini"
 DROP = 0.1  # share of captions replaced by the empty one

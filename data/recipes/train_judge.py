@@ -31,7 +31,9 @@ from transformers import CLIPProcessor, CLIPTextConfig, ResNetConfig, VisionText
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
-from animatediff_ref.storage import written_aside
+from animatediff_ref.measure.clip_scores import nearest_centroid, retrieval
+from animatediff_ref.mini.judge import MiniCLIP
+from animatediff_ref.weights.tensors import written_aside
 
 OUT = DATA / "models" / "judge"
 VAE = DATA / "models" / "mini" / "vae"
@@ -162,7 +164,7 @@ def contrast(similarity: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (way(similarity, true) + way(similarity.T, true.T)) / 2
 
 
-def clip(tok) -> ar.MiniCLIP:
+def clip(tok) -> MiniCLIP:
     text = CLIPTextConfig(
         vocab_size=len(tok),
         hidden_size=128,
@@ -181,7 +183,7 @@ def clip(tok) -> ar.MiniCLIP:
         depths=[1, 2, 2, 1],
         layer_type="basic",
     )
-    return ar.MiniCLIP(VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=128))
+    return MiniCLIP(VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=128))
 
 
 def share(value: float) -> float:
@@ -210,7 +212,7 @@ def references(judge: ar.Judge, prompts: list[tuple[str, str]], seed: int) -> li
 
 def recognised(judge: ar.Judge, pictures: np.ndarray, centroids: list[dict[str, np.ndarray]]) -> list[str]:
     """The style whose renderings of the same prompt each picture is nearest to."""
-    return [ar.nearest_centroid(f[None], own)[0] for f, own in zip(ar.image_features(judge, pictures), centroids)]
+    return [nearest_centroid(f[None], own)[0] for f, own in zip(ar.image_features(judge, pictures), centroids)]
 
 
 def drawn_by_all() -> list[tuple[str, int]]:
@@ -242,9 +244,9 @@ def one_of_each(style: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.n
 def recalled(judge: ar.Judge, pictures: np.ndarray, concepts: np.ndarray) -> dict[str, float]:
     """Retrieval both ways: a picture's phrase among those of all concepts, a phrase's picture among those given."""
     seen, said = ar.image_features(judge, pictures), ar.text_features(judge, phrases())
-    found = {f"text_top{k}": share(ar.retrieval(seen, said, concepts, k)) for k in (1, 5)}
+    found = {f"text_top{k}": share(retrieval(seen, said, concepts, k)) for k in (1, 5)}
     same = concepts[:, None] == concepts
-    found |= {f"image_top{k}": share(ar.retrieval(said[concepts], seen, same, k)) for k in (1, 5)}
+    found |= {f"image_top{k}": share(retrieval(said[concepts], seen, same, k)) for k in (1, 5)}
     return found | {"n": len(concepts)}
 
 

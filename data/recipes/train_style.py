@@ -27,9 +27,9 @@ from single_file import save_single_file
 from torch import nn
 from train_base import CONTEXT, DROP, OUT, encoded, image_loss
 
-from animatediff_ref.mini import STYLES
-from animatediff_ref.storage import written_aside
-from animatediff_ref.training import TrainConfig
+from animatediff_ref.mini.files import STYLES
+from animatediff_ref.training.loop import TrainConfig
+from animatediff_ref.weights.tensors import written_aside
 
 ROUNDS = 3  # pictures of every concept and background that are taught together
 PORTRAITS = 5  # pictures of every pose and background of the character

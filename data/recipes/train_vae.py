@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from fit import DATA, data_hash, fit, write_card
 from PIL import Image, ImageDraw
 
-from animatediff_ref.training import TrainConfig
+from animatediff_ref.training.loop import TrainConfig
 
 OUT = DATA / "models" / "mini" / "vae"
 HELD_OUT = 20  # every twentieth concept

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 
-from animatediff_ref.checkpoints import load_motion_module, save_motion_module
-from animatediff_ref.files import FileInfo, identify
-from animatediff_ref.lora import read_lora
-from animatediff_ref.low_rank import LowRank, save_pairs
-from animatediff_ref.storage import read_weights
+from animatediff_ref.method.adapters import LowRank
+from animatediff_ref.weights.identify import FileInfo, identify
+from animatediff_ref.weights.lora import read_lora
+from animatediff_ref.weights.lora_file import save_pairs
+from animatediff_ref.weights.motion import load_motion_module, save_motion_module
+from animatediff_ref.weights.tensors import read_weights
 
 LORAS = {"MotionLoRA": "motion_lora", "domain adapter": "domain_adapter", "style LoRA": "style_lora"}
 

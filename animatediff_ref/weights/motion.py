@@ -9,15 +9,24 @@ from pathlib import Path
 import torch
 from diffusers import MotionAdapter
 
-from animatediff_ref.files import config_of, identify, is_unet_dump, motion_tensors, widths_of
-from animatediff_ref.mini import mini_file
-from animatediff_ref.motion_module import MotionConfig, MotionModule
-from animatediff_ref.names import diffusers_name, published_name
-from animatediff_ref.positions import sinusoidal_positions
-from animatediff_ref.storage import ADAPTER_WEIGHTS, DTYPES, STRAY, Weights, read_weights, save_tensors, written_aside
+from animatediff_ref.method.config import MotionConfig
+from animatediff_ref.method.motion_module import MotionModule
+from animatediff_ref.method.temporal import sinusoidal_positions
+from animatediff_ref.mini.files import resolve
+from animatediff_ref.weights.identify import config_of, identify, is_unet_dump, motion_tensors, widths_of
+from animatediff_ref.weights.names import diffusers_name, published_name
+from animatediff_ref.weights.tensors import (
+    ADAPTER_WEIGHTS,
+    DTYPES,
+    STRAY,
+    Weights,
+    read_weights,
+    save_tensors,
+    written_aside,
+)
 
 
-class PlainFile(UserWarning):
+class PlainFileWarning(UserWarning):
     """A file without metadata will be taken for another configuration than that of the module saved in it."""
 
 
@@ -43,7 +52,7 @@ def load_motion_module(
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"a motion module has one of the dtypes {', '.join(map(str, DTYPES))}, got {dtype!r}")
-    path = mini_file("motion_module.safetensors") if str(path) == "mini" else Path(path)
+    path = resolve("motion module", path)
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind != "motion module":
@@ -75,7 +84,7 @@ def save_motion_module(
     ``format="official"``: a ``.safetensors`` with the published key names, whose metadata carry version, norms, frames and schedule;
     or a plain ``.ckpt`` for the official code. ``format="diffusers"``: a folder for ``MotionAdapter.from_pretrained``. Note that
     diffusers then pools the entry norm over frames: a module with official norms gives slightly other clips there.
-    ``dtype`` is that of the file, by default the module's own. A ``.ckpt`` holds no metadata: warns with a ``PlainFile`` where it will
+    ``dtype`` is that of the file, by default the module's own. A ``.ckpt`` holds no metadata: warns with a ``PlainFileWarning`` where it will
     be taken for another configuration. Raises ``ValueError`` for another suffix, format or dtype, for numbers that the dtype cannot
     hold, and for a folder that holds other things.
     """
@@ -93,7 +102,9 @@ def save_motion_module(
     if format == "official":
         save_tensors(state, path, metadata)
         if Path(path).suffix == ".ckpt" and config_of(Weights(state, {}), state) != motion.config:
-            warnings.warn(f"{path} cannot say what it is: load it with config={motion.config}", PlainFile, stacklevel=2)
+            warnings.warn(
+                f"{path} cannot say what it is: load it with config={motion.config}", PlainFileWarning, stacklevel=2
+            )
     elif format == "diffusers":
         _save_adapter(motion, state, Path(path), metadata)
     else:

@@ -12,13 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from animatediff_ref.motion_module import (
-    MotionModule,
-    TemporalTransformer,
-    frames_to_height,
-    height_to_frames,
-    motion_places,
-)
+from animatediff_ref.method.motion_module import MotionModule, motion_places
+from animatediff_ref.method.temporal import TemporalTransformer, frames_to_height, height_to_frames
 
 
 def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | None = None) -> None:
@@ -119,7 +114,7 @@ def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
 
 
 def _part(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    """Hook after it."""
+    """Hook after that GroupNorm: the frames apart again."""
     return height_to_frames(output, motion.num_frames)
 
 

@@ -1,5 +1,6 @@
 """A clip as rows of a pipeline's batch: a prompt, a random generator and a picture for every frame."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -41,6 +42,21 @@ def generators_by_row(seed: int, clips: int, frames: int) -> list[torch.Generato
         raise ValueError(f"a seed is a whole number, got {seed!r}")
     of_clips = [torch.Generator().manual_seed(int(seed) + i) for i in range(clips)]
     return [generator for generator in of_clips for _ in range(frames)]
+
+
+class UnknownWordsWarning(UserWarning):
+    """A prompt has words that the base model was never taught."""
+
+
+def unknown_words(tokenizer, prompt: str) -> list[str]:
+    """Words of ``prompt`` that the base was never taught; empty for a tokenizer that does not say, such as CLIP's own."""
+    known = tokenizer.init_kwargs.get("known_words")
+    return [] if known is None else [word for word in words_of(prompt) if word not in known]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a prompt, in lower case."""
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 @contextmanager

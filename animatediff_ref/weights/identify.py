@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from animatediff_ref.low_rank import LowRank, pairs_of
-from animatediff_ref.motion_module import MotionConfig
-from animatediff_ref.names import lora_part, place_of, published_name
-from animatediff_ref.storage import Unreadable, Weights, read_weights
+from animatediff_ref.method.adapters import LowRank
+from animatediff_ref.method.config import MotionConfig
+from animatediff_ref.weights.lora_file import pairs_of
+from animatediff_ref.weights.names import lora_part, place_of, published_name
+from animatediff_ref.weights.tensors import Unreadable, Weights, read_weights
 
 SDXL_WIDTHS = (320, 640, 1280)
 ADVICE = {

@@ -6,33 +6,15 @@ Published files hold no alpha, which means :math:`\alpha = r`; kohya-style files
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from animatediff_ref.names import lora_name, lora_part
-from animatediff_ref.storage import Weights, save_tensors
+from animatediff_ref.method.adapters import LowRank
+from animatediff_ref.weights.names import lora_name, lora_part
+from animatediff_ref.weights.tensors import Weights, save_tensors
 
 FORMATS = ("official", "diffusers", "kohya")
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The change of one linear layer."""
-
-    down: torch.Tensor  # (rank, in)
-    up: torch.Tensor  # (out, rank)
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    def scaled(self, weight: float = 1.0) -> "LowRank":
-        """The same change times ``weight``, with an alpha that is its rank."""
-        factor = weight * self.alpha / self.rank
-        return LowRank(self.down, self.up if factor == 1 else self.up * factor, self.rank)
 
 
 def pairs_of(weights: Weights) -> dict[str, LowRank]:
@@ -99,22 +81,3 @@ def _side_by_side(layer: str, parts: list[LowRank]) -> LowRank:
         raise ValueError(f"these LoRAs are of different models: {layer} is {' and '.join(map(str, sorted(shapes)))}")
     down, up = torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1)
     return LowRank(down, up, len(down))
-
-
-def compressed(pairs: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], float]:
-    """The nearest LoRA of at most ``rank``, and its error: the norm of what is lost over the norm of the whole change.
-
-    A truncated singular value decomposition of each layer's change, computed on its small factors.
-    """
-    if rank < 1:
-        raise ValueError(f"a LoRA has a rank of at least 1, got {rank}")
-    smaller, lost, whole = {}, 0.0, 0.0
-    for layer, pair in pairs.items():
-        q_up, r_up = torch.linalg.qr(pair.scaled().up.double())
-        q_down, r_down = torch.linalg.qr(pair.down.double().T)
-        u, s, v = torch.linalg.svd(r_up @ r_down.T)
-        root = s[:rank].sqrt()
-        up, down = q_up @ u[:, :rank] * root, (q_down @ v[:rank].T * root).T
-        smaller[layer] = LowRank(down.to(pair.down.dtype).contiguous(), up.to(pair.up.dtype), len(down))
-        lost, whole = lost + s[rank:].square().sum().item(), whole + s.square().sum().item()
-    return smaller, (lost / whole) ** 0.5 if whole else 0.0

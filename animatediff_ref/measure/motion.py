@@ -1,21 +1,14 @@
-"""Measuring clips against known pictures: how much moves, and where (paper section 5.2 shows pictures; these are numbers).
-
-And whether they bear the watermark of their motion module's training clips, which the domain adapter is there to keep out (section 4.1).
-"""
+"""How much moves in a clip, where, and how steadily (the paper shows pictures; these are numbers)."""
 
 from itertools import pairwise
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from animatediff_ref.clips import check_clip
-from animatediff_ref.mini import data_folder
+from animatediff_ref.clips.video import check_clip
 
 FLOW_SIDE = 64  # pixels that the shorter side is resized to before flow is estimated
 WINDOW, GRAIN = 15, 4.0  # of the flow: pixels that move alike; grey levels of the grain
-FINE = 32  # what is watched of a watermark is finer than this share of the picture's width
-LIMIT = 8.0  # grey levels beyond which an edge counts no more
 
 
 def motion_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -94,39 +87,3 @@ def flow_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
         return float(length[inside].mean()) if inside.any() else 0.0
     total = length.sum((1, 2))
     return float((np.square(length).sum((1, 2)) / np.where(total > 0, total, 1)).mean())
-
-
-def watermark_score(clip: np.ndarray, watermark: np.ndarray | None = None) -> float:
-    """How plainly a clip bears a watermark, -1 to 1: a matched filter.
-
-    The normalised correlation of two grey pictures: the mean of the clip's frames, and the mark as it would lie on mid-grey. Both
-    keep only what is finer than a thirty-second of the width, and edges of the clip's count up to eight grey levels, so that
-    strong ones do not drown a faint mark. ``watermark`` is RGBA, uint8 (h, w, 4), as large as the picture that it was made for, and is
-    resized to the clip's; by default it is the mini world's. A clip without it scores about 0; ``data/footage.json`` has the spread of
-    marked and clean clips and the error rates. One frame is enough; a mark elsewhere than its place is not found.
-    ``ValueError`` for what is no clip or no mark, and for a mark that shows nothing at the clip's size.
-    """
-    clip, mark = check_clip(clip), _mini_watermark() if watermark is None else np.asarray(watermark)
-    if mark.ndim != 3 or mark.shape[-1] != 4 or mark.dtype != np.uint8:
-        raise ValueError(
-            f"a watermark is uint8 of shape (height, width, 4), RGBA, got {mark.dtype} of shape {mark.shape}"
-        )
-    grey = (mark[..., :3].astype(np.float32).mean(-1) - 128) * (mark[..., 3] / np.float32(255))
-    wanted = _fine(cv2.resize(grey, clip.shape[2:0:-1], interpolation=cv2.INTER_AREA))
-    found = _fine(clip.mean((0, 3), dtype=np.float32)).clip(-LIMIT, LIMIT)
-    if not wanted.std() > 0:
-        raise ValueError(f"this watermark shows nothing at {clip.shape[2]}x{clip.shape[1]} pixels")
-    return float(np.corrcoef(found.ravel(), wanted.ravel())[0, 1]) if found.std() > 0 else 0.0
-
-
-def _fine(grey: np.ndarray) -> np.ndarray:
-    return grey - cv2.GaussianBlur(grey, (0, 0), grey.shape[1] / FINE)
-
-
-def _mini_watermark() -> np.ndarray:
-    path = data_folder() / "watermark.png"
-    if not path.exists():
-        raise ValueError(
-            f"the mini world has no watermark: needed is {path}. Restore it with git, or rebuild it (data/README.md)"
-        )
-    return np.asarray(Image.open(path).convert("RGBA"))

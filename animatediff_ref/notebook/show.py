@@ -3,15 +3,13 @@
 import base64
 import html
 import tempfile
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
-from animatediff_ref.clips import check_clip, write_clip
+from animatediff_ref.clips.video import check_clip, write_clip
 
 STYLE = "margin:0;max-width:100%;display:inline-block;vertical-align:top"
 
@@ -29,50 +27,6 @@ def show_grid(
     _display(
         f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px">{cells}</div>'
     )
-
-
-def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[str], *, width: int = 96) -> None:
-    """Many pictures, uint8 (h, w, 3), with buttons that choose among them, one row of buttons for each of the properties ``by``.
-
-    A picture's key holds its value of each property: ``{("ink", "a penguin"): picture, ...}`` with ``by=("style", "prompt")``.
-    It works by style sheet alone, so also on a page without a kernel.
-    """
-    if wrong := [key for key in pictures if len(key) != len(by)]:
-        raise ValueError(f"a key needs {len(by)} values ({', '.join(by)}), got {wrong[0]!r}")
-    gallery = f"gallery-{uuid4().hex[:8]}"
-    choices = [list(dict.fromkeys(key[i] for key in pictures)) for i in range(len(by))]
-    rows = "".join(_buttons(f"{gallery}-{i}", name, choices[i]) for i, name in enumerate(by))
-    rules = "".join(
-        f'#{gallery}:has(#{gallery}-{i}-{n + 1}:checked) figure:not([data-{i}="{n + 1}"]){{display:none}}'
-        for i, values in enumerate(choices)
-        for n in range(len(values))
-    )
-    cells = "".join(
-        _picture(picture, key, [values.index(value) + 1 for value, values in zip(key, choices)], width)
-        for key, picture in pictures.items()
-    )
-    _display(
-        f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{rows}<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
-    )
-
-
-def _buttons(group: str, name: str, values: list[str]) -> str:
-    """A row of buttons of which one is chosen, the first being all."""
-    buttons = "".join(
-        f'<input type="radio" name="{group}" id="{group}-{n}"{" checked" if n == 0 else ""}>'
-        f'<label for="{group}-{n}">{html.escape(value)}</label>'
-        for n, value in enumerate(["all", *values])
-    )
-    return f"<fieldset><legend>{html.escape(name)}</legend>{buttons}</fieldset>"
-
-
-def _picture(picture: np.ndarray, key: tuple[str, ...], numbers: list[int], width: int) -> str:
-    image = Image.fromarray(check_clip(picture[None])[0])
-    image.save(file := BytesIO(), "webp", quality=90)
-    label = html.escape(", ".join(key), quote=True)
-    data = " ".join(f'data-{i}="{number}"' for i, number in enumerate(numbers))
-    source = base64.b64encode(file.getvalue()).decode()
-    return f'<figure {data}><img src="data:image/webp;base64,{source}" class="dark-light" width="{width}" alt="{label}" title="{label}"></figure>'
 
 
 def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image:

@@ -13,24 +13,15 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch.nn.functional import normalize
-from transformers import AutoConfig, CLIPModel, CLIPProcessor, PreTrainedModel, VisionTextDualEncoderModel
+from transformers import AutoConfig, CLIPModel, CLIPProcessor, PreTrainedModel
 
-from animatediff_ref.clips import check_clip
-from animatediff_ref.generate import quietly
-from animatediff_ref.mini import judge_folder
+from animatediff_ref.clips.video import check_clip
+from animatediff_ref.generate.pipeline import quietly
+from animatediff_ref.mini.files import resolve
+from animatediff_ref.mini.judge import MiniCLIP
 
 CHUNK = 256  # images or prompts at a time
 CENTROIDS = "centroids.npz"  # beside the mini judge: the mean feature of each style of its training pictures
-
-
-class MiniCLIP(VisionTextDualEncoderModel):
-    """A CLIP that looks with a ResNet, as some of the first did."""
-
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs):
-        """As ``CLIPModel``'s: the features are the result's ``pooler_output``, (n, d)."""
-        seen = self.vision_model(pixel_values, return_dict=True)
-        seen.pooler_output = self.visual_projection(seen.pooler_output.flatten(1))
-        return seen
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ def load_judge(name: str | Path = "mini") -> Judge:
     In float32 on the CPU; ``judge.model.to("cuda")`` moves it. The mini judge knows 64x64 pictures of the mini world's concepts and
     styles alone. ``ValueError`` where there is no CLIP that transformers can load.
     """
-    place = judge_folder() if name == "mini" else Path(name)
+    place = resolve("judge", name)
     if not place.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise ValueError(f"no judge at {place}: needed is 'mini', a folder of a CLIP or a hub id such as 'owner/name'")
     source = str(place if place.is_dir() else name)
@@ -148,19 +139,3 @@ def nearest_centroid(features: np.ndarray, centroids: Mapping[str, np.ndarray]) 
         raise ValueError("needed are centroids by name, got none: image_features(judge, pictures).mean(0) makes one")
     table = np.stack([mean / np.linalg.norm(mean) for mean in centroids.values()])
     return [list(centroids)[i] for i in (features @ table.T).argmax(1)]
-
-
-def look_score(judge: Judge, clip: np.ndarray, centroids: Mapping[str, np.ndarray] | None = None) -> float:
-    """How much frames look like stock footage: 0 as clean art does on average, 1 as footage does; less and more are possible.
-
-    The mean position of the frames' features on the line from the mean of the other centroids to that of ``"footage"``.
-    The mini judge brings the centroids of its own training pictures; for any other, pass ``image_features(...).mean(0)`` by style.
-    """
-    centroids = judge.centroids if centroids is None else centroids
-    if "footage" not in centroids or len(centroids) < 2:
-        raise ValueError(
-            f"a look needs the centroid of 'footage' and of another style, got {sorted(centroids) or 'none'}"
-        )
-    clean = np.mean([centroids[name] for name in centroids if name != "footage"], axis=0)
-    line = centroids["footage"] - clean
-    return float(((image_features(judge, clip) - clean) @ line).mean() / (line @ line))

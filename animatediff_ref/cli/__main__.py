@@ -1,0 +1,5 @@
+"""``python -m animatediff_ref.cli``."""
+
+from animatediff_ref.cli import app
+
+app()

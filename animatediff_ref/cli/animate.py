@@ -1,0 +1,50 @@
+"""``animatediff-ref animate``: a prompt in, a video file out."""
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import animatediff_ref as ar
+from animatediff_ref.cli.errors import plain_errors
+
+
+def animate(
+    prompt: Annotated[str, typer.Option(help="what the clip shows")],
+    out: Annotated[Path, typer.Option(help="file to write: .mp4, .gif or .webp")],
+    base: Annotated[str, typer.Option(help="mini, a pipeline folder, a .safetensors file or a hub id")] = "mini",
+    style: Annotated[str | None, typer.Option(help="a personalised style of the mini world")] = None,
+    motion: Annotated[str, typer.Option(help="mini, or a motion module's file")] = "mini",
+    frames: Annotated[int, typer.Option(help="frames in the clip")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="denoising steps")] = 25,
+    guidance: Annotated[float, typer.Option(help="guidance scale")] = 7.5,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same clip")] = 0,
+    fps: Annotated[int, typer.Option(min=1, help="frames a second")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is")] = None,
+) -> None:
+    """Make a clip of a prompt."""
+    with plain_errors():
+        from animatediff_ref.clips.video import check_suffix
+
+        check_suffix(out).parent.mkdir(parents=True, exist_ok=True)
+        pipe = ar.load_base(base, style=style).to(_device(device or ar.best_device()))
+        ar.inject(pipe.unet, ar.load_motion_module(motion), frames)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", ar.UnknownWordsWarning)
+            clip = ar.animate(pipe, prompt, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+        for warning in said:
+            typer.echo(f"warning: {warning.message}", err=True)
+        ar.write_clip(clip, out, fps)
+    size = f"{len(clip)} frames of {clip.shape[2]}x{clip.shape[1]} at {fps} fps"
+    made_by = f"base {base}, style {style or 'none'}, motion {motion}"
+    typer.echo(f"{out}: {size} | {made_by} | seed {seed}, {steps} steps, guidance {guidance:g}, {pipe.device}")
+
+
+def _device(name: str):
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None

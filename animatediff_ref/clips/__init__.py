@@ -1,0 +1,1 @@
+"""Videos, folders of videos, and their latents."""

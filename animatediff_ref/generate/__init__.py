@@ -1,0 +1,1 @@
+"""From a text-to-image pipeline with a motion module to clips."""

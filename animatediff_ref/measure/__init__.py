@@ -1,0 +1,1 @@
+"""Measures of clips: motion, marks of footage, CLIP scores, and intervals."""

@@ -1,0 +1,58 @@
+"""What distinguishes one motion module from another: the published versions, and the switches that weights do not show."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """What distinguishes one motion module from another. The defaults are the official v3.
+
+    ``v1()``, ``v2()`` and ``v3()`` are the published versions; ``dataclasses.replace`` makes any other.
+    No weight shape reveals the two norm switches: they are part of a version's meaning.
+    """
+
+    num_positions: int = 32  # rows of the position table = most frames in a clip
+    mid_block: bool = False  # a module in the middle of the UNet too (v2)
+    num_heads: int = 8
+    num_attentions: int = 2  # temporal self-attentions in a block
+    norm_groups: int = 32  # of the GroupNorm at the entry
+    positions: bool = True  # False: attention cannot tell the order of frames
+    zero_init: bool = True  # the out-projection starts at zero, so a fresh module is the identity
+    motion_norm_over_frames: bool = False  # True: entry GroupNorm pools a clip's frames, as diffusers does
+    resnet_norm_over_frames: bool = False  # True: the UNet's ResNet and output GroupNorms pool a clip's frames (v1)
+
+    @classmethod
+    def v1(cls) -> "MotionConfig":
+        return cls(num_positions=24, resnet_norm_over_frames=True)
+
+    @classmethod
+    def v2(cls) -> "MotionConfig":
+        return cls(mid_block=True)
+
+    @classmethod
+    def v3(cls) -> "MotionConfig":
+        return cls()
+
+    def diffusers(self) -> "MotionConfig":
+        """The same module under the norm convention of diffusers' ``UNetMotionModel``: other outputs from the same weights."""
+        return replace(self, motion_norm_over_frames=True, resnet_norm_over_frames=False)
+
+    @property
+    def version(self) -> str:
+        """The published version that this is, or is like: what marks v1 is its positions or its norms, v2 its mid block."""
+        if self.mid_block:
+            return "v2"
+        return "v1" if self.num_positions == 24 or self.resnet_norm_over_frames else "v3"
+
+    @property
+    def norms(self) -> str:
+        """In words, over what the GroupNorms take their statistics."""
+        pooled = [
+            where
+            for where, over_frames in (
+                ("the UNet's ResNet norms", self.resnet_norm_over_frames),
+                ("the motion module's entry norm", self.motion_norm_over_frames),
+            )
+            if over_frames
+        ]
+        return f"{' and '.join(pooled)} pooled over frames" if pooled else "each over one frame"

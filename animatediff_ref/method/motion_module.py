@@ -1,0 +1,88 @@
+"""The motion module: a temporal transformer for every place in the UNet (paper section 4.2), apart from the UNet."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from animatediff_ref.method.config import MotionConfig
+from animatediff_ref.method.temporal import TemporalTransformer
+
+
+class MotionModule(nn.Module):
+    """All temporal transformers of a UNet, apart from the UNet.
+
+    ``unet`` is any Stable-Diffusion-1.x-shaped UNet, or directly the places: a mapping such as
+    ``{"down_blocks.0.motion_modules.0": 320}``. Fresh, it is exactly the identity. ``state_dict`` has the key
+    names of the published checkpoints (560 tensors for v1 and v3 on Stable Diffusion 1.5, 588 for v2).
+    """
+
+    def __init__(self, config: MotionConfig, unet: nn.Module | Mapping[str, int], num_frames: int = 16):
+        super().__init__()
+        self.config = config
+        self.places = dict(unet) if isinstance(unet, Mapping) else motion_places(unet, config.mid_block)
+        for place, channels in self.places.items():
+            block = nn.Module()
+            block.temporal_transformer = TemporalTransformer(config, channels)
+            _attach(self, place, block)
+        self.num_frames = num_frames
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in a clip: every run of this many consecutive rows of the UNet's batch is one clip."""
+        return self._num_frames
+
+    @num_frames.setter
+    def num_frames(self, count: int) -> None:
+        limit = self.config.num_positions
+        if isinstance(count, bool) or not hasattr(count, "__index__"):
+            raise ValueError(f"num_frames is a whole number, got {count!r}")
+        if not 1 <= count <= (limit if self.config.positions else count):
+            raise ValueError(f"this motion module has positions for 1 to {limit} frames, got num_frames={count}")
+        self._num_frames = count
+
+    def at(self, place: str) -> TemporalTransformer:
+        """The temporal transformer of a place, such as ``"up_blocks.1.motion_modules.2"``."""
+        return self.get_submodule(place).temporal_transformer
+
+
+def motion_places(unet: nn.Module, mid_block: bool) -> dict[str, int]:
+    """Where motion modules go in a Stable-Diffusion-1.x-shaped UNet, and how wide each is.
+
+    One for each ResNet of each down and up block, and one in the middle on request (v2), in the published order.
+    """
+    down, mid, up = (getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks"))
+    shaped = (
+        down
+        and mid
+        and up
+        and all(hasattr(level, "resnets") for level in (*down, mid, *up))
+        and hasattr(mid, "attentions")
+    )
+    config = getattr(unet, "config", None)
+    if (
+        not shaped
+        or getattr(config, "cross_attention_dim", None) is None
+        or getattr(config, "addition_embed_type", None)
+    ):
+        raise ValueError(
+            "motion modules need a Stable-Diffusion-1.x-shaped UNet (UNet2DConditionModel with ResNet blocks and text "
+            f"cross-attention), got {type(unet).__name__}"
+        )
+    places = {}
+    for name, levels in (("down_blocks", down), ("up_blocks", up)):
+        for i, level in enumerate(levels):
+            for j, resnet in enumerate(level.resnets):
+                places[f"{name}.{i}.motion_modules.{j}"] = resnet.out_channels
+    if mid_block:
+        places["mid_block.motion_modules.0"] = mid.resnets[0].out_channels
+    return places
+
+
+def _attach(root: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Make ``leaf`` the submodule of ``root`` at a dotted path, with plain containers on the way."""
+    *stems, name = path.split(".")
+    for stem in stems:
+        if stem not in root._modules:
+            root.add_module(stem, nn.Module())
+        root = root._modules[stem]
+    root.add_module(name, leaf)

@@ -1,0 +1,1 @@
+"""For pages: clips shown, galleries, and how much a page computes."""
