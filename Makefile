@@ -3,13 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-CODE    = $(shell find animatediff_ref data -type f -not -name '*.pyc' -not -path '*/recipes/*')
 PAGE   := _build/html/index.html
 export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test browser lint format notebooks bench parity clean
+.PHONY: book test browser lint format notebooks bench parity clean FORCE
 
 book: notebooks _build/.code
 	$(BIN)/jupyter-book build . -W --keep-going --all
@@ -47,10 +46,9 @@ bench: $(STAMP)
 parity: $(STAMP)
 	$(BIN)/python tests/parity.py
 
-# The build's cache of executed pages looks at their cells alone, so a change of the code or data under them empties it.
-_build/.code: $(CODE)
-	rm -rf _build/.jupyter_cache
-	@mkdir -p _build && touch $@
+# Empties the cache of executed pages when the code (not its docstrings) or the data under them has changed.
+_build/.code: $(STAMP) FORCE
+	@$(BIN)/python book/_ext/fresh_cache.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

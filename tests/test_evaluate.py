@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import animatediff_ref as ar
+from animatediff_ref.measure import statistics
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -141,3 +142,31 @@ def test_a_shipped_clip_is_rebuilt_byte_by_byte(recipe, tmp_path):
     ar.write_clip(recipe.aged("1f427"), rebuilt := tmp_path / "clip.mp4", recipe.FPS, crf=recipe.CRF)
     assert rebuilt.read_bytes() == (DATA / "clips/1f427.mp4").read_bytes()
     assert ar.watermark_score(clip) < 0.1 < 0.3 < ar.watermark_score(ar.read_clip(rebuilt))
+
+
+def test_flicker_on_clips_of_which_it_is_known():
+    rng, steps = np.random.default_rng(0), np.arange(16)[:, None, None, None]
+    noise = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    fade = np.broadcast_to(steps * 10, (16, 8, 8, 3)).astype(np.uint8)
+    alternating = np.broadcast_to(steps % 2 * 200, (16, 8, 8, 3)).astype(np.uint8)
+    assert ar.flicker(fade) == 0
+    assert ar.flicker(alternating) == pytest.approx(2)
+    assert ar.flicker(noise) == pytest.approx(1.75, abs=0.02)  # of a uniform distribution
+    normal = (128 + 20 * rng.standard_normal((16, 64, 64, 3))).clip(0, 255).astype(np.uint8)
+    assert ar.flicker(normal) == pytest.approx(3**0.5, abs=0.02)
+    assert ar.flicker(np.repeat(noise[:1], 16, 0)) == 0
+    with pytest.raises(ValueError, match="at least three frames, got 2"):
+        ar.flicker(noise[:2])
+
+
+def test_statistics():
+    rng = np.random.default_rng(1)
+    found = statistics.interval(rng.normal(5, 2, 400))
+    assert found["low"] < 5 < found["high"] and found["high"] - found["low"] == pytest.approx(4 * 1.96 / 20, rel=0.15)
+    below = rng.uniform(1, 10, 50)
+    double = statistics.ratio(2 * below, below)
+    assert double == pytest.approx({"mean": 2, "low": 2, "high": 2})  # paired: the spread of prompts cancels
+    assert statistics.auc(np.array([3, 4]), np.array([1, 2])) == 1
+    assert statistics.auc(np.array([1, 2]), np.array([1, 2])) == 0.5
+    with pytest.raises(ValueError, match=r"of one length if paired; got \[2, 3\]"):
+        statistics.ratio(np.ones(2), np.ones(3))

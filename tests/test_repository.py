@@ -18,6 +18,10 @@ sys.path.insert(0, str(ROOT / "data" / "recipes"))
 
 import describe  # noqa: E402
 
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import fresh_cache  # noqa: E402
+
 CONTRACT = [
     "load_base",
     "load_motion_module",
@@ -208,3 +212,18 @@ def test_run_sizes(monkeypatch):
     monkeypatch.setenv("ANIMATEDIFF_REF_RUN", "huge")
     with pytest.raises(ValueError, match="smoke, normal, full, got 'huge'"):
         ar.run_size()
+
+
+def test_the_cache_of_executed_pages_heeds_code_and_data_and_no_docstring(tmp_path):
+    module, data = tmp_path / "animatediff_ref" / "a.py", tmp_path / "data" / "b.csv"
+    for path, text in ((module, '"""Old."""\nx = 1\n'), (data, "1\n"), (tmp_path / "data" / "README.md", "old")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    before = fresh_cache.state(tmp_path)
+    module.write_text('"""New."""\n\nx = 1  # said\n')
+    (tmp_path / "data" / "README.md").write_text("new")
+    assert fresh_cache.state(tmp_path) == before
+    module.write_text('"""New."""\nx = 2\n')
+    changed = fresh_cache.state(tmp_path)
+    data.write_text("2\n")
+    assert len({before, changed, fresh_cache.state(tmp_path)}) == 3

@@ -1,7 +1,5 @@
 """What pages show: the markup of a gallery. How it looks and works in a browser is in test_book.py."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,7 @@ import animatediff_ref as ar
 def shown(monkeypatch):
     """The markup of what was displayed last."""
     kept = []
-    monkeypatch.setattr(sys.modules["animatediff_ref.show"], "_display", kept.append)
+    monkeypatch.setattr("animatediff_ref.notebook.gallery.display_html", kept.append)
     return lambda: kept[-1]
 
 

@@ -122,3 +122,53 @@ def test_latents_that_are_stored_channels_last(clips):
         return [r.loss for r in ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, steps=2))]
 
     assert losses(strided) == pytest.approx(losses(clips), rel=1e-4)
+
+
+def test_weights_over_timesteps():
+    plan, t = ar.motion_scheduler(), torch.tensor([0, 200, 500, 999])
+    snr = plan.alphas_cumprod[t] / (1 - plan.alphas_cumprod[t])
+    assert torch.equal(ar.timestep_weight(plan, t), torch.ones(4))
+    assert torch.allclose(ar.timestep_weight(plan, t, "min-snr"), torch.minimum(snr, torch.tensor(5.0)) / snr)
+    debiased = ar.timestep_weight(plan, t, "debiased")
+    assert torch.allclose(debiased[1:3], snr[1:3] ** -0.5)
+    assert debiased.diff().min() > 0 and debiased.min() == pytest.approx(0.2) and debiased.max() <= 20
+    with pytest.raises(ValueError, match="one of plain, min-snr, debiased, got 'cosine'"):
+        ar.timestep_weight(plan, t, "cosine")
+    with pytest.raises(ValueError, match="weighting is one of plain"):
+        replace(CONFIG, weighting="cosine")
+
+
+def test_a_weight_over_timesteps_weighs_the_loss_of_a_training(unet, clips):
+    losses = {}
+    for weighting in ("plain", "debiased"):
+        plan = replace(CONFIG, steps=1, batch_size=1, weighting=weighting)
+        losses[weighting] = next(iter(ar.train_motion_module(unet, motion_for(unet), clips, plan))).loss
+    generator = torch.Generator().manual_seed(CONFIG.seed * 1_000_003)
+    latents, text = clips.sample(1, 4, generator, CONFIG.caption_dropout)
+    unet = tiny_unet()
+    ar.inject(unet, motion_for(unet), 4)
+    error, t = ar.denoising_error(unet, ar.motion_scheduler(), latents, text, generator)
+    assert losses["plain"] == pytest.approx(error.item(), rel=1e-4)
+    weight = ar.timestep_weight(ar.motion_scheduler(), t, "debiased").item()
+    assert losses["debiased"] / losses["plain"] == pytest.approx(weight, rel=1e-4) != pytest.approx(1, rel=0.01)
+
+
+def test_held_out_error_is_the_same_each_time_and_shuffling_is_seen_by_motion_alone(unet):
+    """Clips whose frames differ: order means nothing to a UNet alone, and something to one with a motion module."""
+    generator = torch.Generator().manual_seed(0)
+    moving = [torch.randn(4, 4, 8, 8, generator=generator).cumsum(0) for _ in range(3)]
+    clips = ar.LatentClips(moving, torch.randn(3, 5, 24, generator=generator), torch.zeros(5, 24))
+    settings = {"num_frames": 4, "batches": 3, "batch_size": 2}
+    alone = ar.held_out_error(unet, clips, **settings)
+    assert alone == ar.held_out_error(unet, clips, **settings) != ar.held_out_error(unet, clips, **settings, seed=6)
+    ar.inject(unet, motion_for(unet), 4)
+    ordered, shuffled = (ar.held_out_error(unet, clips, **settings, shuffled=s) for s in (False, True))
+    assert ordered != alone and abs(ordered - shuffled) > 1e-6
+    with pytest.raises(ValueError, match=r"has 4 frames, needed are num_frames=8"):
+        ar.held_out_error(unet, clips, num_frames=8)
+
+
+def test_the_shuffled_control_of_a_still_clip_changes_nothing(unet, clips):
+    ar.inject(unet, motion_for(unet), 4)
+    settings = {"num_frames": 4, "batches": 2}
+    assert ar.held_out_error(unet, clips, **settings) == ar.held_out_error(unet, clips, **settings, shuffled=True)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from animatediff_ref.clips.video import check_clip
-from animatediff_ref.notebook.show import _display
+from animatediff_ref.notebook.show import display_html
 
 
 def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[str], *, width: int = 96) -> None:
@@ -33,7 +33,7 @@ def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[st
         _picture(picture, key, [values.index(value) + 1 for value, values in zip(key, choices)], width)
         for key, picture in pictures.items()
     )
-    _display(
+    display_html(
         f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{rows}<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
     )
 

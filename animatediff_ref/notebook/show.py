@@ -16,7 +16,7 @@ STYLE = "margin:0;max-width:100%;display:inline-block;vertical-align:top"
 
 def show(clip: np.ndarray, caption: str = "", *, alt: str = "", width: int = 256, fps: int = 8) -> None:
     """Play a clip in a notebook or page: looping, muted, with controls, a caption, and a description for screen readers."""
-    _display(_figure(clip, caption, alt or caption, width, fps))
+    display_html(_figure(clip, caption, alt or caption, width, fps))
 
 
 def show_grid(
@@ -24,7 +24,7 @@ def show_grid(
 ) -> None:
     """Play several clips side by side, each under its name; they wrap on a narrow screen."""
     cells = "".join(_figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
-    _display(
+    display_html(
         f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px">{cells}</div>'
     )
 
@@ -72,7 +72,8 @@ def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> s
     )
 
 
-def _display(markup: str) -> None:
+def display_html(markup: str) -> None:
+    """Put markup into the output of a cell."""
     from IPython.display import HTML, display
 
     display(HTML(markup))

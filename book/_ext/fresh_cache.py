@@ -1,0 +1,46 @@
+"""Empty the build's cache of executed pages when what the pages run has changed.
+
+The cache looks at the cells of a page alone. This looks at what lies under them: the package's code without its docstrings and
+comments, and the data. A page whose text was polished, or a docstring, executes nothing again.
+"""
+
+import ast
+import hashlib
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE, STAMP = ROOT / "_build" / ".jupyter_cache", ROOT / "_build" / ".code"
+
+
+def code_of(path: Path) -> bytes:
+    """A module as it runs: its syntax tree without docstrings, line numbers and comments."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree).encode()
+
+
+def state(root: Path = ROOT) -> str:
+    """One hash over the package's code and the data; recipes and texts about the data do not count."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "animatediff_ref").rglob("*.py")):
+        digest.update(path.name.encode() + code_of(path))
+    for path in sorted((root / "data").rglob("*")):
+        if path.is_file() and "recipes" not in path.parts and path.suffix != ".md":
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Write the state into ``_build/.code`` where it is another than before, and then empty the cache."""
+    now = state()
+    if not STAMP.exists() or STAMP.read_text() != now:
+        shutil.rmtree(CACHE, ignore_errors=True)
+        STAMP.parent.mkdir(exist_ok=True)
+        STAMP.write_text(now)
+
+
+if __name__ == "__main__":
+    main()
