@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def doctor() -> None:
-    """Print versions, device, video codecs and the state of the mini world: weights that differ from their cards, and what to do."""
+    """Print versions, device, video codecs, and what is wrong with the mini world's files, if anything."""
     import av
     import torch
 

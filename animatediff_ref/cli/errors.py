@@ -8,7 +8,10 @@ import typer
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End the program with one line and exit code 2 where the input was bad; anything else is a fault of ours and keeps its trace."""
+    """End the program with one line and exit code 2 where the input was bad.
+
+    Any other error is a fault of ours and keeps its trace.
+    """
     try:
         yield
     except (ValueError, OSError) as error:

@@ -1,4 +1,7 @@
-"""Whether clips bear the marks of their motion module's training clips, which the domain adapter is there to keep out (section 4.1)."""
+"""The marks of stock footage in a clip: the watermark, and the look (paper section 4.1).
+
+The domain adapter is there to keep both out of what is generated.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +21,13 @@ LIMIT = 8.0  # grey levels beyond which an edge counts no more
 def watermark_score(clip: np.ndarray, watermark: np.ndarray | None = None) -> float:
     """How plainly a clip bears a watermark, -1 to 1: a matched filter.
 
-    The normalised correlation of two grey pictures: the mean of the clip's frames, and the mark as it would lie on mid-grey. Both
-    keep only what is finer than a thirty-second of the width, and edges of the clip's count up to eight grey levels, so that
-    strong ones do not drown a faint mark. ``watermark`` is RGBA, uint8 (h, w, 4), as large as the picture that it was made for, and is
-    resized to the clip's; by default it is the mini world's. A clip without it scores about 0; ``data/footage.json`` has the spread of
-    marked and clean clips and the error rates. One frame is enough; a mark elsewhere than its place is not found.
-    ``ValueError`` for what is no clip or no mark, and for a mark that shows nothing at the clip's size.
+    The normalised correlation of two grey pictures: the mean of the clip's frames, and the mark as it would lie on
+    mid-grey. Both keep only what is finer than a thirty-second of the width, and edges of the clip's count up to eight
+    grey levels, so that strong ones do not drown a faint mark. ``watermark`` is RGBA, uint8 (h, w, 4), as large as the
+    picture that it was made for, and is resized to the clip's; by default it is the mini world's. A clip without it
+    scores about 0; ``data/footage.json`` has the spread of marked and clean clips and the error rates. One frame is
+    enough; a mark elsewhere than its place is not found. ``ValueError`` for what is no clip or no mark, and for a mark
+    that shows nothing at the clip's size.
     """
     clip, mark = check_clip(clip), _mark(resolve("watermark", "mini")) if watermark is None else np.asarray(watermark)
     if mark.ndim != 3 or mark.shape[-1] != 4 or mark.dtype != np.uint8:
@@ -47,10 +51,11 @@ def _fine(grey: np.ndarray) -> np.ndarray:
 
 
 def look_score(judge: Judge, clip: np.ndarray, centroids: Mapping[str, np.ndarray] | None = None) -> float:
-    """How much frames look like stock footage: 0 as clean art does on average, 1 as footage does; less and more are possible.
+    """How much frames look like stock footage: 0 on average for clean art, 1 for footage; it has no bounds.
 
     The mean position of the frames' features on the line from the mean of the other centroids to that of ``"footage"``.
-    The mini judge brings the centroids of its own training pictures; for any other, pass ``image_features(...).mean(0)`` by style.
+    The mini judge brings the centroids of its own training pictures; for any other, pass
+    ``image_features(...).mean(0)`` by style.
     """
     centroids = judge.centroids if centroids is None else centroids
     if "footage" not in centroids or len(centroids) < 2:

@@ -14,8 +14,8 @@ WINDOW, GRAIN = 15, 4.0  # of the flow: pixels that move alike; grey levels of t
 def motion_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean absolute difference of successive frames, 0 to 1, inside ``mask``, bool (f, h, w), or everywhere.
 
-    A pixel counts for a pair of frames where either has it in the mask. A frozen clip scores 0; so does a clip with an empty
-    mask. It does not tell motion from flicker: read it beside a row of unrelated frames.
+    A pixel counts for a pair of frames where either has it in the mask. A frozen clip scores 0; so does a clip with an
+    empty mask. It does not tell motion from flicker: read it beside a row of unrelated frames.
     """
     clip = check_clip(clip).astype(np.float32) / 255
     change = np.abs(np.diff(clip, axis=0)).mean(-1)
@@ -26,11 +26,11 @@ def motion_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
 
 
 def flicker(clip: np.ndarray) -> float:
-    """How much of a clip's change is back and forth: mean absolute second difference of frames over mean absolute first difference.
+    """How much of a clip's change goes back and forth: mean absolute second over mean absolute first difference.
 
-    About 0 for a steady fade, :math:`\\sqrt{3}` = 1.73 for independent noise, 2 for frames that alternate; the mini world's real clips
-    have about 1.5. It tells flicker from motion, which ``motion_amount`` does not, and says nothing of how much there is of either.
-    A frozen clip scores 0. ``ValueError`` for what is no clip of at least three frames.
+    About 0 for a steady fade, :math:`\\sqrt{3}` = 1.73 for independent noise, 2 for frames that alternate; the mini
+    world's real clips have about 1.5. It tells flicker from motion, which ``motion_amount`` does not, and says nothing
+    of how much there is of either. A frozen clip scores 0. ``ValueError`` for what is no clip of at least three frames.
     """
     if len(clip := check_clip(clip)) < 3:
         raise ValueError(f"flicker needs a clip of at least three frames, got {len(clip)}")
@@ -48,10 +48,11 @@ def object_mask(clip: np.ndarray, background: np.ndarray, threshold: float = 0.1
 def optical_flow(clip: np.ndarray) -> np.ndarray:
     """Where each pixel goes in the next frame: float32 (f - 1, h, w, 2), pixels to the right and down.
 
-    Farneback's method (2003, by OpenCV) on grey frames resized to 64 pixels on the shorter side, so that clips of any size are
-    measured alike; no background need be known. All frames get the same faint grain, without which even surfaces, as flat artwork
-    is full of them, show motion that is not there. Flow reaches some pixels beyond what moves. ``data/footage.json`` compares it
-    with true motion and with other methods. ``ValueError`` for what is no clip of at least two frames.
+    Farneback's method (2003, by OpenCV) on grey frames resized to 64 pixels on the shorter side, so that clips of any
+    size are measured alike; no background need be known. All frames get the same faint grain, without which even
+    surfaces, as flat artwork is full of them, show motion that is not there. Flow reaches some pixels beyond what
+    moves. ``data/footage.json`` compares it with true motion and with other methods. ``ValueError`` for what is no clip
+    of at least two frames.
     """
     if len(clip := check_clip(clip)) < 2:
         raise ValueError(f"flow needs a clip of at least two frames, got {len(clip)}")
@@ -74,10 +75,11 @@ def _farneback(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def flow_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
     """How far what moves goes from frame to frame, in shares of the picture's shorter side: 0.01 is 0.64 pixels of 64.
 
-    The mean length of ``optical_flow`` inside ``mask``, bool (f, h, w), each pair of frames by the first one's; without a mask, the
-    mean of each pair weighted by the length itself, which stands for what moves, however small, and needs nothing known of it.
-    A frozen clip scores 0, and so does an empty mask. Unlike ``motion_amount`` it hardly depends on contrast; like it, it finds
-    motion in unrelated frames. ``ValueError`` as of ``optical_flow``, and for a mask of another shape.
+    The mean length of ``optical_flow`` inside ``mask``, bool (f, h, w), each pair of frames by the first one's; without
+    a mask, the mean of each pair weighted by the length itself, which stands for what moves, however small, and needs
+    nothing known of it. A frozen clip scores 0, and so does an empty mask. Unlike ``motion_amount`` it hardly depends
+    on contrast; like it, it finds motion in unrelated frames. ``ValueError`` as of ``optical_flow``, and for a mask of
+    another shape.
     """
     if mask is not None and np.shape(mask) != np.shape(clip)[:3]:
         raise ValueError(f"a mask has the shape {np.shape(clip)[:3]} of its clip's frames, got {np.shape(mask)}")

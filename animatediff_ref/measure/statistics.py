@@ -1,4 +1,7 @@
-"""Numbers with their intervals: the 95 % bootstrap over prompts, clips or pictures, and how well a score separates two groups."""
+"""Numbers with their 95 % intervals, and how well a score separates two groups.
+
+Intervals are bootstrap intervals over prompts, clips or pictures.
+"""
 
 from collections.abc import Callable
 
@@ -12,8 +15,8 @@ def bootstrap(
 ) -> tuple[float, float, float]:
     """A measure of samples with its 95 % interval: value, low, high.
 
-    Each sample (n, ...) is resampled by itself; with ``paired=True`` all by the same rows, as where the same prompts were measured
-    twice. ``ValueError`` for an empty sample, and for paired samples of different lengths.
+    Each sample (n, ...) is resampled by itself; with ``paired=True`` all by the same rows, as where the same prompts
+    were measured twice. ``ValueError`` for an empty sample, and for paired samples of different lengths.
     """
     samples = tuple(np.asarray(sample) for sample in samples)
     lengths = [len(sample) for sample in samples]
@@ -28,18 +31,24 @@ def bootstrap(
 
 
 def interval(values: np.ndarray) -> dict[str, float]:
-    """The mean of some values with its 95 % interval: ``{"mean": ..., "low": ..., "high": ...}``."""
+    """The mean of some values with its 95 % interval: ``mean``, ``low`` and ``high``."""
     return dict(zip(("mean", "low", "high"), bootstrap(np.mean, values)))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, float]:
-    """One mean over another, measured on the same things, with its 95 % interval: ``{"mean": ..., "low": ..., "high": ...}``."""
+    """One mean over another with its 95 % interval: ``mean``, ``low`` and ``high``.
+
+    Both were measured on the same things, so they are resampled in pairs.
+    """
     found = bootstrap(lambda a, b: a.mean() / b.mean(), above, below, paired=True)
     return dict(zip(("mean", "low", "high"), found))
 
 
 def auc(marked: np.ndarray, clean: np.ndarray) -> float:
-    """The share of pairs, one value of each, in which the marked one is higher; ties count half. 0.5 tells nothing, 1 everything."""
+    """The share of pairs, one value of each, in which the marked one is higher.
+
+    Ties count half. 0.5: the score tells nothing; 1: it tells everything.
+    """
     order = np.sort(clean)
     below, up_to = np.searchsorted(order, marked, "left"), np.searchsorted(order, marked, "right")
     return float((below + up_to).mean() / 2 / len(order))

@@ -1,6 +1,7 @@
-"""Low-rank adapters (paper Eq. 3) on models: the domain adapter (Eq. 4) and MotionLoRA (section 4.3). peft does the plumbing.
+"""Low-rank adapters (paper Eq. 3): the domain adapter (Eq. 4) and MotionLoRA (section 4.3), on peft.
 
-A weight of 1 is the adapter as it was trained, 0 is as if it were not there. Files of adapters are ``weights.lora``'s business.
+A weight of 1 is the adapter as it was trained, 0 is as if it were not there. Files of adapters are ``weights.lora``'s
+business.
 """
 
 import re
@@ -18,14 +19,13 @@ from torch import nn
 from animatediff_ref.method.inflation import uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 
-
 DOMAIN = "domain_adapter"  # its name among the adapters of a UNet
 SPATIAL = r".*\.attn[12]\.to_(q|k|v|out\.0)"  # the layers it changes: every self- and cross-attention
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    r"""The change of one linear layer (Eq. 3): :math:`\Delta W = \frac{\alpha}{r} B A`, with ``down`` :math:`A` and ``up`` :math:`B`."""
+    r"""The change of one linear layer (Eq. 3): :math:`\Delta W = \frac{\alpha}{r} B A`; ``down`` is A, ``up`` is B."""
 
     down: torch.Tensor  # (rank, in)
     up: torch.Tensor  # (out, rank)
@@ -42,10 +42,10 @@ class LowRank:
 
 
 def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Parameter]:
-    """Put a fresh domain adapter on every self- and cross-attention of ``unet`` and return its parameters, to be trained.
+    """Put a fresh domain adapter on all attentions of ``unet``, and return its parameters for training.
 
-    Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a domain adapter already there; other adapters,
-    such as a style, stay as active as they were.
+    Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a
+    domain adapter already there; other adapters, such as a style, stay as active as they were.
     """
     others = [name for name in getattr(unet, "peft_config", {}) if name != DOMAIN]
     active = [name for name in (unet.active_adapters() if others else []) if name != DOMAIN]
@@ -63,7 +63,7 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
 
 
 def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
-    """Weigh the domain adapter by ``scale`` (alpha of Eq. 4): 1 as trained, 0 dropped, the paper's setting at inference.
+    """Weigh the domain adapter by ``scale``, alpha of Eq. 4: 1 as trained, 0 dropped, as the paper does at inference.
 
     diffusers switches it off when a style is loaded or set after it; this call switches it on again, beside the style.
     ``ValueError`` if ``unet`` has none, or if it was fused into the weights.
@@ -118,7 +118,10 @@ def unload_motion_loras(motion: MotionModule, *names: str) -> None:
 
 
 def fuse_motion_loras(motion: MotionModule) -> None:
-    """Merge the MotionLoRAs, weighed as they are, into the weights of ``motion`` for good, and take them off. Without any, nothing happens."""
+    """Merge the MotionLoRAs, weighed as they are, into the weights of ``motion`` for good, and take them off.
+
+    Without any, nothing happens.
+    """
     for layer in lora_layers(motion):
         layer.merge()
     unload_motion_loras(motion)

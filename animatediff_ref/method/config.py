@@ -1,4 +1,4 @@
-"""What distinguishes one motion module from another: the published versions, and the switches that weights do not show."""
+"""What distinguishes one motion module from another: the published versions, and switches that weights do not show."""
 
 from dataclasses import dataclass, replace
 
@@ -34,12 +34,12 @@ class MotionConfig:
         return cls()
 
     def diffusers(self) -> "MotionConfig":
-        """The same module under the norm convention of diffusers' ``UNetMotionModel``: other outputs from the same weights."""
+        """The same module under the norms of diffusers' ``UNetMotionModel``: other outputs from the same weights."""
         return replace(self, motion_norm_over_frames=True, resnet_norm_over_frames=False)
 
     @property
     def version(self) -> str:
-        """The published version that this is, or is like: what marks v1 is its positions or its norms, v2 its mid block."""
+        """The published version that this is most like: a mid block marks v2; 24 positions or pooled ResNet norms mark v1."""
         if self.mid_block:
             return "v2"
         return "v1" if self.num_positions == 24 or self.resnet_norm_over_frames else "v3"

@@ -1,9 +1,10 @@
 """Inflation: a motion module goes into an unmodified UNet and comes out again (paper section 4.2, "network inflation").
 
-Frames are folded into the UNet's batch, ``(b f) c h w``, so every image layer treats them alone. Forward hooks
-run a temporal transformer after each ResNet-and-attention pair. Hooks leave every module and parameter of the UNet where it was:
-LoRA loaders, offloading, compiling and every Stable-Diffusion-1.x pipeline of diffusers keep working. A guided batch is consecutive
-blocks of frames, ``[unconditional x f, conditional x f]``, so consecutive rows are always one clip.
+Frames are folded into the UNet's batch, ``(b f) c h w``, so every image layer treats them alone. Forward hooks run a
+temporal transformer after each ResNet-and-attention pair. Hooks leave every module and parameter of the UNet where it
+was: LoRA loaders, offloading, compiling and every Stable-Diffusion-1.x pipeline of diffusers keep working. A guided
+batch is consecutive blocks of frames, ``[unconditional x f, conditional x f]``, so consecutive rows are always one
+clip.
 """
 
 from functools import partial
@@ -11,6 +12,7 @@ from functools import partial
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from animatediff_ref.method.motion_module import MotionModule, motion_places
 from animatediff_ref.method.temporal import TemporalTransformer, frames_to_height, height_to_frames
@@ -19,37 +21,23 @@ from animatediff_ref.method.temporal import TemporalTransformer, frames_to_heigh
 def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | None = None) -> None:
     """Make ``unet`` treat each run of ``num_frames`` consecutive rows of its batch as one clip.
 
-    ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's dtype and
-    the device of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is
-    taken out first. ``num_frames=None`` keeps ``motion.num_frames``. ``unet`` may be compiled before or after; what ``torch.compile``
-    made in this process so far is forgotten and made again when needed. A deep copy of ``unet`` has a copy of ``motion`` in it.
+    ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's dtype and the device
+    of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is
+    taken out first. ``num_frames=None`` keeps ``motion.num_frames``. ``unet`` may be compiled before or after; what
+    ``torch.compile`` made in this process so far is forgotten and made again when needed. A deep copy of ``unet`` has a
+    copy of ``motion`` in it.
 
     A motion module in two UNets has one ``num_frames`` and one dtype for both.
 
     Raises ``ValueError`` if the UNet has no such places or other widths, or if there are more frames than positions.
     """
     unet = uncompiled(unet)
-    wanted = motion_places(unet, mid_block="mid_block.motion_modules.0" in motion.places)
-    for place in sorted(wanted.keys() | motion.places.keys()):
-        if wanted.get(place) != motion.places.get(place):
-            here, there = (
-                f"{n} channels" if n else "no such place" for n in (wanted.get(place), motion.places.get(place))
-            )
-            raise ValueError(
-                f"the motion module does not fit this UNet: at {place} the UNet has {here}, the motion module {there}"
-            )
+    _check_fit(unet, motion)
     if num_frames is not None:
         motion.num_frames = num_frames
     eject(unet)
     torch.compiler.reset()  # code compiled without hooks does not look whether some have come
-    # Hooks are partials, not closures: a deep copy of the UNet copies them with their motion module.
-    handles = [unet.register_forward_pre_hook(partial(_prepare, motion), with_kwargs=True)]
-    for place in motion.places:
-        handles.append(_host(unet, place).register_forward_hook(partial(_run, motion, motion.at(place))))
-    for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
-        handles.append(norm.register_forward_pre_hook(partial(_join, motion)))
-        handles.append(norm.register_forward_hook(partial(_part, motion)))
-    unet._injected = (motion, handles)
+    unet._injected = (motion, _hooked(unet, motion))
     motion.to(unet.dtype)
     if unet.device.type != "meta":
         motion.to(unet.device)
@@ -73,8 +61,30 @@ def uncompiled(unet: nn.Module) -> nn.Module:
     return getattr(unet, "_orig_mod", unet)
 
 
+def _check_fit(unet: nn.Module, motion: MotionModule) -> None:
+    wanted = motion_places(unet, mid_block="mid_block.motion_modules.0" in motion.places)
+    for place in sorted(wanted.keys() | motion.places.keys()):
+        here, there = wanted.get(place), motion.places.get(place)
+        if here != there:
+            has, needs = (f"{width} channels" if width else "no such place" for width in (here, there))
+            raise ValueError(
+                f"the motion module does not fit this UNet: at {place} the UNet has {has}, the motion module {needs}"
+            )
+
+
+def _hooked(unet: nn.Module, motion: MotionModule) -> list[RemovableHandle]:
+    """Put the hooks on. They are partials, not closures: a deep copy of the UNet copies them with their motion module."""
+    handles = [unet.register_forward_pre_hook(partial(_prepare, motion), with_kwargs=True)]
+    for place in motion.places:
+        handles.append(_host(unet, place).register_forward_hook(partial(_run, motion, motion.at(place))))
+    for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
+        handles.append(norm.register_forward_pre_hook(partial(_join, motion)))
+        handles.append(norm.register_forward_hook(partial(_part, motion)))
+    return handles
+
+
 def _host(unet: nn.Module, place: str) -> nn.Module:
-    """The layer of the UNet after which a motion module runs: the spatial transformer, or the ResNet where there is none."""
+    """The layer of the UNet after which a motion module runs: the spatial transformer, else the ResNet."""
     level, _, index = place.rpartition(".motion_modules.")
     level = unet.get_submodule(level)
     layers = getattr(level, "attentions", None) or level.resnets

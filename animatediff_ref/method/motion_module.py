@@ -49,33 +49,35 @@ def motion_places(unet: nn.Module, mid_block: bool) -> dict[str, int]:
     """Where motion modules go in a Stable-Diffusion-1.x-shaped UNet, and how wide each is.
 
     One for each ResNet of each down and up block, and one in the middle on request (v2), in the published order.
+    ``ValueError`` for another kind of UNet.
     """
-    down, mid, up = (getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks"))
-    shaped = (
-        down
-        and mid
-        and up
-        and all(hasattr(level, "resnets") for level in (*down, mid, *up))
-        and hasattr(mid, "attentions")
-    )
-    config = getattr(unet, "config", None)
-    if (
-        not shaped
-        or getattr(config, "cross_attention_dim", None) is None
-        or getattr(config, "addition_embed_type", None)
-    ):
-        raise ValueError(
-            "motion modules need a Stable-Diffusion-1.x-shaped UNet (UNet2DConditionModel with ResNet blocks and text "
-            f"cross-attention), got {type(unet).__name__}"
-        )
-    places = {}
-    for name, levels in (("down_blocks", down), ("up_blocks", up)):
-        for i, level in enumerate(levels):
-            for j, resnet in enumerate(level.resnets):
-                places[f"{name}.{i}.motion_modules.{j}"] = resnet.out_channels
+    _check_unet(unet)
+    levels = {f"down_blocks.{i}": level for i, level in enumerate(unet.down_blocks)}
+    levels |= {f"up_blocks.{i}": level for i, level in enumerate(unet.up_blocks)}
+    places = {
+        f"{name}.motion_modules.{j}": resnet.out_channels
+        for name, level in levels.items()
+        for j, resnet in enumerate(level.resnets)
+    }
     if mid_block:
-        places["mid_block.motion_modules.0"] = mid.resnets[0].out_channels
+        places["mid_block.motion_modules.0"] = unet.mid_block.resnets[0].out_channels
     return places
+
+
+def _check_unet(unet: nn.Module) -> None:
+    """Refuse a UNet without ResNets on every level or attention to text, and SDXL's, which embeds sizes too."""
+    blocks = [getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks")]
+    config = getattr(unet, "config", None)
+    if all(blocks):
+        down, mid, up = blocks
+        resnets = all(hasattr(level, "resnets") for level in (*down, mid, *up)) and hasattr(mid, "attentions")
+        text = getattr(config, "cross_attention_dim", None) is not None
+        if resnets and text and not getattr(config, "addition_embed_type", None):
+            return
+    raise ValueError(
+        "motion modules need a Stable-Diffusion-1.x-shaped UNet (UNet2DConditionModel with ResNet blocks and text "
+        f"cross-attention), got {type(unet).__name__}"
+    )
 
 
 def _attach(root: nn.Module, path: str, leaf: nn.Module) -> None:

@@ -24,10 +24,12 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
     With :math:`\mathrm{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, the power of the picture over that of the noise:
 
     - ``"plain"``, 1: the paper's objective (Eq. 2 and 6).
-    - ``"min-snr"``, :math:`\min(\mathrm{SNR}, 5) / \mathrm{SNR}`: an error of the clean picture counts alike at all steps but
-      the last, where details would take over. Image models learn faster with it (Hang et al., 2023).
-    - ``"debiased"``, :math:`1 / \sqrt{\mathrm{SNR}}` between 0.2 and 20 (Yu et al., 2023): more weight where noise is strong.
-      There the noise is easy to predict and the plain error is small, yet there frames must agree on what is where.
+    - ``"min-snr"``, :math:`\min(\mathrm{SNR}, 5) / \mathrm{SNR}`: plain where the SNR is below 5. Above it, in the steps
+      that draw details, an error of the clean picture counts five times and not more. Image models learn faster with it
+      (Hang et al., 2023).
+    - ``"debiased"``, :math:`1 / \sqrt{\mathrm{SNR}}` between 0.2 and 20 (Yu et al., 2023): more weight where noise is
+      strong. There the noise is easy to predict and the plain error is small, yet there frames must agree on what is
+      where.
 
     ``ValueError`` for another name.
     """
@@ -43,7 +45,7 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
 def denoising_error(
     unet: nn.Module, scheduler: DDIMScheduler, latents: torch.Tensor, text: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Squared error of the predicted noise of each clip, :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
+    r"""Squared error of each clip's predicted noise (Eq. 6): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
 
     ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise is independent for every frame, the
     timestep is one for the whole clip (Eq. 6), and all frames read the same text. Draws from ``generator``, on the CPU,
@@ -54,9 +56,7 @@ def denoising_error(
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, t.to(latents.device))
     guess = unet(
-        rearrange(
-            noisy, "b f c h w -> (b f) c h w"
-        ).contiguous(),  # torch 2.13's CPU GroupNorm crashes on frozen channels-last
+        rearrange(noisy, "b f c h w -> (b f) c h w").contiguous(),  # torch 2.13's GroupNorm crashes on channels-last
         repeat(t.to(latents.device), "b -> (b f)", f=frames),
         repeat(text, "b n d -> (b f) n d", f=frames),
     ).sample.float()

@@ -1,4 +1,4 @@
-"""The temporal transformer (paper section 4.2, Eq. 5): positions, attention along the frames of a pixel, zero-initialised output.
+"""The temporal transformer (paper section 4.2, Eq. 5): attention along the frames of each pixel.
 
 Axes, everywhere in this package: ``b`` clips, ``f`` frames, ``c`` channels, ``h w`` space. A UNet sees the frames
 of all clips folded into its batch, ``(b f) c h w``. Names of parameters are those of the published checkpoints.
@@ -28,9 +28,9 @@ def sinusoidal_positions(num_positions: int, channels: int) -> torch.Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[None]
 
 
-# Pixels' sequences do not meet, so they may go in parts. On a CPU a part then stays in its cache and the peak of
-# memory is the image model's; elsewhere parts are as large as the attention kernels of CUDA can take.
-AT_ONCE = {"cpu": 128}
+# Pixels do not meet in a temporal transformer, so they may go through it in parts. On a CPU a small part stays in the cache, and
+# the peak of memory is the image model's. Elsewhere parts are as large as the attention kernels of CUDA can take.
+PIXELS_AT_ONCE_ON_CPU, PIXELS_AT_ONCE = 128, 2**15
 
 
 def frames_to_height(x: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -121,10 +121,10 @@ class TemporalBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     r"""The temporal transformer of one place in the UNet: :math:`z + W_{out}\,\mathrm{Block}(W_{in}\,\mathrm{GN}(z))`.
 
-    Takes and returns ``(b f) c h w``. Every pixel of a clip is one sequence of ``f`` tokens.
-    :math:`W_{out}` starts at zero, so the module starts as the identity and training starts from the image model.
-    The official code projects before it regroups pixels into sequences; the result is the same, the copies are fewer.
-    diffusers pools the entry GroupNorm over frames (``motion_norm_over_frames=True`` here) and does not zero-initialise.
+    Takes and returns ``(b f) c h w``. Every pixel of a clip is one sequence of ``f`` tokens. :math:`W_{out}` starts at
+    zero, so the module starts as the identity and training starts from the image model. The official code projects
+    before it regroups pixels into sequences; the result is the same, the copies are fewer. diffusers pools the entry
+    GroupNorm over frames (``motion_norm_over_frames=True`` here) and does not zero-initialise.
     """
 
     def __init__(self, config: MotionConfig, channels: int):
@@ -149,6 +149,6 @@ class TemporalTransformer(nn.Module):
             else self.norm(x)
         )
         z = rearrange(z, "(b f) c h w -> (b h w) f c", f=num_frames)
-        parts = z.split(AT_ONCE.get(z.device.type, 2**15))
+        parts = z.split(PIXELS_AT_ONCE_ON_CPU if z.device.type == "cpu" else PIXELS_AT_ONCE)
         z = torch.cat([self.proj_out(self.transformer_blocks[0](self.proj_in(part))) for part in parts])
         return x + rearrange(z, "(b h w) f c -> (b f) c h w", h=height, w=width)

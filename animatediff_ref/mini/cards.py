@@ -8,14 +8,19 @@ from animatediff_ref.mini.files import data_folder, fault_of, shipped_files
 
 
 def card_of(weights: Path) -> Path | None:
-    """The card that speaks for a weight file: that of its name; for a part of a pipeline, that of its folder or of the pipeline's."""
+    """The card that speaks for a weight file.
+
+    That of its name; for a part of a pipeline, that of its folder or of the pipeline's.
+    """
     part = weights.stem in ("model", "diffusion_pytorch_model")
     cards = [folder / "card.json" for folder in weights.parents[:2]] if part else [weights.with_suffix(".json")]
     return next((card for card in cards if card.exists()), None)
 
 
 def checked() -> dict[str, str]:
-    """Every weight file that ships, or lies, in the mini world's folders, and what is wrong with it: empty if it is what its card says.
+    """Every weight file of the mini world, and what is wrong with it: empty if it is what its card says.
+
+    Both files that must be there and files that happen to lie there.
 
     The card has the ``sha256`` of the files that it speaks for.
     """

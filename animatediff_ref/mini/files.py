@@ -1,4 +1,4 @@
-"""Where the mini world's files lie: the ``data`` folder of the repository, or the one that ``ANIMATEDIFF_REF_DATA`` names.
+"""Where the mini world's files lie: in ``data`` of the repository, or where ``ANIMATEDIFF_REF_DATA`` says.
 
 Every loader asks one function, ``resolve``; nothing else in the package knows what ships.
 """
@@ -11,7 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 
 class Style(NamedTuple):
-    """A personalised model: its kind (lora, dreambooth, checkpoint or embedding), its file below ``data``, and what calls it."""
+    """A personalised model: its kind, its file below ``data``, and the words that call it.
+
+    Kinds: lora, dreambooth, checkpoint (a whole model), embedding (a textual inversion).
+    """
 
     kind: str
     file: str
@@ -49,7 +52,7 @@ PARTS = {  # of what is a folder: the files it must have
 
 
 def resolve(kind: str, name: str | Path) -> Path:
-    """The file or folder that ``name`` stands for: that of the mini world if it ships one by this name, else ``name`` as a path.
+    """The mini world's file or folder of this name, if it ships one; any other ``name`` comes back as a path.
 
     ``kind`` is one of ``SHIPPED``. ``ValueError`` if what should ship is missing, half downloaded or damaged.
     """

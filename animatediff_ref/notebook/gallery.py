@@ -14,27 +14,32 @@ from animatediff_ref.notebook.show import display_html
 
 
 def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[str], *, width: int = 96) -> None:
-    """Many pictures, uint8 (h, w, 3), with buttons that choose among them, one row of buttons for each of the properties ``by``.
+    """Show many pictures, uint8 (h, w, 3), with a row of buttons for each of the properties ``by``.
 
-    A picture's key holds its value of each property: ``{("ink", "a penguin"): picture, ...}`` with ``by=("style", "prompt")``.
-    It works by style sheet alone, so also on a page without a kernel.
+    A picture's key holds its value of each property: ``{("ink", "a penguin"): picture, ...}`` with ``by=("style",
+    "prompt")``. It works by style sheet alone, so also on a page without a kernel.
     """
     if wrong := [key for key in pictures if len(key) != len(by)]:
         raise ValueError(f"a key needs {len(by)} values ({', '.join(by)}), got {wrong[0]!r}")
     gallery = f"gallery-{uuid4().hex[:8]}"
     choices = [list(dict.fromkeys(key[i] for key in pictures)) for i in range(len(by))]
-    rows = "".join(_buttons(f"{gallery}-{i}", name, choices[i]) for i, name in enumerate(by))
-    rules = "".join(
-        f'#{gallery}:has(#{gallery}-{i}-{n + 1}:checked) figure:not([data-{i}="{n + 1}"]){{display:none}}'
-        for i, values in enumerate(choices)
-        for n in range(len(values))
-    )
+    buttons = "".join(_buttons(f"{gallery}-{i}", name, choices[i]) for i, name in enumerate(by))
+    rules = "".join(_rules(gallery, i, len(values)) for i, values in enumerate(choices))
     cells = "".join(
         _picture(picture, key, [values.index(value) + 1 for value, values in zip(key, choices)], width)
         for key, picture in pictures.items()
     )
     display_html(
-        f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{rows}<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
+        f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{buttons}'
+        f'<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
+    )
+
+
+def _rules(gallery: str, i: int, count: int) -> str:
+    """For each button of property ``i``: while it is chosen, pictures of another value are not shown."""
+    return "".join(
+        f'#{gallery}:has(#{gallery}-{i}-{n}:checked) figure:not([data-{i}="{n}"]){{display:none}}'
+        for n in range(1, count + 1)
     )
 
 
@@ -54,4 +59,7 @@ def _picture(picture: np.ndarray, key: tuple[str, ...], numbers: list[int], widt
     label = html.escape(", ".join(key), quote=True)
     data = " ".join(f'data-{i}="{number}"' for i, number in enumerate(numbers))
     source = base64.b64encode(file.getvalue()).decode()
-    return f'<figure {data}><img src="data:image/webp;base64,{source}" class="dark-light" width="{width}" alt="{label}" title="{label}"></figure>'
+    return (
+        f'<figure {data}><img src="data:image/webp;base64,{source}" class="dark-light" width="{width}" '
+        f'alt="{label}" title="{label}"></figure>'
+    )

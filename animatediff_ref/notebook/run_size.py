@@ -17,4 +17,4 @@ def run_size() -> str:
 
 def sized(smoke: T, normal: T, full: T) -> T:
     """The value for the size now in force: ``steps = sized(smoke=5, normal=60, full=900)``."""
-    return dict(zip(SIZES, (smoke, normal, full)))[run_size()]
+    return {"smoke": smoke, "normal": normal, "full": full}[run_size()]

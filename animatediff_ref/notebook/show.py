@@ -15,7 +15,7 @@ STYLE = "margin:0;max-width:100%;display:inline-block;vertical-align:top"
 
 
 def show(clip: np.ndarray, caption: str = "", *, alt: str = "", width: int = 256, fps: int = 8) -> None:
-    """Play a clip in a notebook or page: looping, muted, with controls, a caption, and a description for screen readers."""
+    """Play a clip in a notebook or page: looping, muted, with controls, a caption and a text for screen readers."""
     display_html(_figure(clip, caption, alt or caption, width, fps))
 
 
@@ -24,9 +24,8 @@ def show_grid(
 ) -> None:
     """Play several clips side by side, each under its name; they wrap on a narrow screen."""
     cells = "".join(_figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
-    display_html(
-        f'<div class="clip-grid" style="display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px">{cells}</div>'
-    )
+    style = f"display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px"
+    display_html(f'<div class="clip-grid" style="{style}">{cells}</div>')
 
 
 def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image:
@@ -46,7 +45,10 @@ def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image
 
 
 def xt_slice(clip: np.ndarray, row: int | None = None, scale: int = 4) -> Image.Image:
-    """One row of pixels (the middle one) through time: across is x, down is time. A still thing draws straight vertical lines."""
+    """One row of pixels (the middle one) through time: x goes across, time goes down.
+
+    A still thing draws straight vertical lines.
+    """
     clip = check_clip(clip)
     row = clip.shape[1] // 2 if row is None else row
     if not 0 <= row < clip.shape[1]:
@@ -67,8 +69,9 @@ def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> s
     label = html.escape(alt or f"a clip of {len(clip)} frames", quote=True)
     words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure class="clip" style="{STYLE}"><video playsinline controls loop muted autoplay width="{width}" style="max-width:100%;height:auto" '
-        f'aria-label="{label}" poster="data:image/webp;base64,{still}" src="data:video/mp4;base64,{video}"></video>{words}</figure>'
+        f'<figure class="clip" style="{STYLE}"><video playsinline controls loop muted autoplay width="{width}" '
+        f'style="max-width:100%;height:auto" aria-label="{label}" poster="data:image/webp;base64,{still}" '
+        f'src="data:video/mp4;base64,{video}"></video>{words}</figure>'
     )
 
 

@@ -1,7 +1,7 @@
 """The training loop: one engine that yields a record a step, for every stage (paper section 4.4).
 
-The reader owns the loop: ``for record in train_motion_module(...)`` draws, logs and stops as it likes. The randomness of a
-step depends only on the seed and the step's number, so a run that was interrupted goes on with the same losses.
+The reader owns the loop: ``for record in train_motion_module(...)`` draws, logs and stops as it likes. The randomness
+of a step depends only on the seed and the step's number, so a run that was interrupted goes on with the same losses.
 """
 
 import math
@@ -140,7 +140,8 @@ class _Run:
         shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{path} holds another training run: {len(shapes[0])} parameters, this one trains {len(shapes[1])} of other shapes"
+                f"{path} holds another training run: {len(shapes[0])} parameters, "
+                f"this one trains {len(shapes[1])} of other shapes"
             )
         for parameter, saved in zip(self.parameters, state["parameters"]):
             parameter.data.copy_(saved)
@@ -149,12 +150,12 @@ class _Run:
 
 
 def _attention(device: torch.device) -> AbstractContextManager:
-    """On a CPU the fused kernel's backward pass is slow at our lengths: plain matrix products train up to 1.4 times faster."""
+    """On a CPU, attention as plain matrix products: at our lengths its backward pass is up to 1.4 times faster."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 pays on a device: always on a GPU; on a CPU only with instructions for it, else it is many times slower."""
+    """Whether bfloat16 pays: on a GPU always, on a CPU only with instructions for it. Else it is many times slower."""
     cpu = Path("/proc/cpuinfo")
     return device.type != "cpu" or (cpu.exists() and any(f in cpu.read_text() for f in ("amx_bf16", "avx512_bf16")))
 

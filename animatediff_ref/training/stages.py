@@ -1,4 +1,4 @@
-"""The stages of training (paper section 4.4): the domain adapter, then the motion module; and the error on clips held out."""
+"""The stages of training (paper section 4.4), and the error on clips that were held out."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +36,8 @@ def train_motion_module(
 ) -> Iterator[StepRecord]:  # fmt: skip
     """Stage 2 (section 4.2, Eq. 6-7): only the motion module learns, on clips, inside the frozen UNet.
 
-    Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays frozen.
+    Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays
+    frozen.
     """
     loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
     unet.requires_grad_(False)
@@ -59,10 +60,10 @@ def held_out_error(
 ) -> float:
     """Mean denoising error of ``unet`` on clips that training has not seen: plain weights, no caption dropped.
 
-    The same seed means the same clips, noise and timesteps, so two models, or one model at two times, are compared in pairs.
-    ``shuffled=True`` is the control that isolates motion: the same frames in random order. A model of single frames gives the same
-    error, up to the noise that lands on each frame; one that has learnt how things move does worse.
-    ``ValueError`` if a clip is shorter than ``num_frames``.
+    The same seed means the same clips, noise and timesteps, so two models, or one model at two times, are compared in
+    pairs. ``shuffled=True`` is the control that isolates motion: the same frames in random order. A model of single
+    frames gives the same error, up to the noise that lands on each frame; one that has learnt how things move does
+    worse. ``ValueError`` if a clip is shorter than ``num_frames``.
     """
     scheduler, generator = scheduler or motion_scheduler(), torch.Generator().manual_seed(seed)
     order, device, errors = torch.Generator().manual_seed(seed + 1), next(unet.parameters()).device, []
