@@ -1,4 +1,4 @@
-"""Noise schedule and training objective (paper Eq. 2 for images, Eq. 6-7 for clips)."""
+"""Noise schedule and training objective (paper Eq. 1-2 for images, Eq. 6-7 for clips)."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
 
     With :math:`\mathrm{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, the power of the picture over that of the noise:
 
-    - ``"plain"``, 1: the paper's objective (Eq. 2 and 6).
+    - ``"plain"``, 1: the paper's objective (Eq. 2 and 7).
     - ``"min-snr"``, :math:`\min(\mathrm{SNR}, 5) / \mathrm{SNR}`: plain where the SNR is below 5. Above it, in the steps
       that draw details, an error of the clean picture counts five times and not more. Image models learn faster with it
       (Hang et al., 2023).
@@ -45,7 +45,7 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
 def denoising_error(
     unet: nn.Module, scheduler: DDIMScheduler, latents: torch.Tensor, text: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Squared error of each clip's predicted noise (Eq. 6): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
+    r"""Squared error of each clip's predicted noise (Eq. 7): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
 
     ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise is independent for every frame, the
     timestep is one for the whole clip (Eq. 6), and all frames read the same text. Draws from ``generator``, on the CPU,
@@ -54,11 +54,11 @@ def denoising_error(
     clips, frames = latents.shape[:2]
     t = torch.randint(scheduler.config.num_train_timesteps, (clips,), generator=generator)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    noisy = scheduler.add_noise(latents, noise, t.to(latents.device))
+    noisy = scheduler.add_noise(latents, noise, t.to(latents.device))  # Eq. 1 for pictures, Eq. 6 for clips
     guess = unet(
         rearrange(noisy, "b f c h w -> (b f) c h w").contiguous(),  # torch 2.13's GroupNorm crashes on channels-last
         repeat(t.to(latents.device), "b -> (b f)", f=frames),
         repeat(text, "b n d -> (b f) n d", f=frames),
     ).sample.float()
-    error = F.mse_loss(guess, rearrange(noise, "b f c h w -> (b f) c h w"), reduction="none")
+    error = F.mse_loss(guess, rearrange(noise, "b f c h w -> (b f) c h w"), reduction="none")  # Eq. 2, Eq. 7
     return error.mean((1, 2, 3)).unflatten(0, (clips, frames)).mean(1), t

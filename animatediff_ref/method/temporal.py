@@ -71,7 +71,7 @@ class TemporalAttention(nn.Module):
         q, k, v = (
             rearrange(to(x), "n f (a d) -> n a f d", a=self.num_heads) for to in (self.to_q, self.to_k, self.to_v)
         )
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = F.scaled_dot_product_attention(q, k, v)  # Eq. 5: softmax(q k^T / sqrt(d)) v, over the frames
         return self.to_out[0](rearrange(x, "n a f d -> n f (a d)"))
 
 
