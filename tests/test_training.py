@@ -172,3 +172,36 @@ def test_the_shuffled_control_of_a_still_clip_changes_nothing(unet, clips):
     ar.inject(unet, motion_for(unet), 4)
     settings = {"num_frames": 4, "batches": 2}
     assert ar.held_out_error(unet, clips, **settings) == ar.held_out_error(unet, clips, **settings, shuffled=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stage", ["adapter", "motion"])
+def test_what_trains_stays_in_float32_in_a_frozen_half_precision_unet(stage, dtype, clips):
+    exact, unet = tiny_unet(), tiny_unet().to(dtype)
+    losses, learnt = [], []
+    for model in (exact, unet):
+        torch.manual_seed(3)
+        if stage == "adapter":
+            records = list(ar.train_domain_adapter(model, clips, CONFIG, rank=2))
+            parameters = [p for name, p in model.named_parameters() if "lora_" in name]
+        else:
+            motion = motion_for(model)
+            records = list(ar.train_motion_module(model, motion, clips, CONFIG))
+            parameters = list(motion.parameters())
+        losses.append([record.loss for record in records])
+        learnt.append(parameters)
+    assert {p.dtype for p in learnt[1]} == {torch.float32}
+    assert next(unet.parameters()).dtype == dtype
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+
+
+def test_injecting_leaves_the_compiled_code_of_other_models_alone(unet, monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    ar.inject(unet, motion_for(unet), 4)
+    assert not resets
+    ar.inject(torch.compile(unet, backend="eager"), motion_for(unet), 4)
+    assert len(resets) == 1
+    unet.down_blocks[0].compile(backend="eager")
+    ar.inject(unet, motion_for(unet), 4)
+    assert len(resets) == 2

@@ -21,24 +21,26 @@ from animatediff_ref.method.temporal import TemporalTransformer, frames_to_heigh
 def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | None = None) -> None:
     """Make ``unet`` treat each run of ``num_frames`` consecutive rows of its batch as one clip.
 
-    ``motion`` stays its own module: the UNet's state dict does not change. It follows the UNet's dtype and the device
-    of what passes through it, so ``pipe.to`` and offloading work as before. A motion module already in ``unet`` is
-    taken out first. ``num_frames=None`` keeps ``motion.num_frames``. ``unet`` may be compiled before or after; what
-    ``torch.compile`` made in this process so far is forgotten and made again when needed. A deep copy of ``unet`` has a
-    copy of ``motion`` in it.
-
-    A motion module in two UNets has one ``num_frames`` and one dtype for both.
+    ``motion`` stays its own module: the UNet's state dict does not change, and ``eject`` gives back what was put in. It
+    follows the UNet's device, so ``pipe.to`` and offloading work as before. In a UNet of lower precision it keeps its own
+    and computes under autocast, which is also how it is trained in a frozen half-precision UNet; in one of higher
+    precision it is widened, which changes no number. A motion module already in ``unet`` is taken out first.
+    ``num_frames=None`` keeps ``motion.num_frames``. A UNet compiled by ``torch.compile`` is compiled again; pass the
+    compiled one. A deep copy of ``unet`` has a copy of ``motion`` in it. A motion module in two UNets has one
+    ``num_frames`` for both.
 
     Raises ``ValueError`` if the UNet has no such places or other widths, or if there are more frames than positions.
     """
+    compiled = _is_compiled(unet)
     unet = uncompiled(unet)
     _check_fit(unet, motion)
     if num_frames is not None:
         motion.num_frames = num_frames
     eject(unet)
-    torch.compiler.reset()  # code compiled without hooks does not look whether some have come
+    if compiled:
+        torch.compiler.reset()  # code compiled without hooks does not look whether some have come
     unet._injected = (motion, _hooked(unet, motion))
-    motion.to(unet.dtype)
+    _widen(motion, unet)
     if unet.device.type != "meta":
         motion.to(unet.device)
 
@@ -59,6 +61,18 @@ def injected(unet: UNet2DConditionModel) -> MotionModule | None:
 def uncompiled(unet: nn.Module) -> nn.Module:
     """The UNet inside what ``torch.compile`` returned."""
     return getattr(unet, "_orig_mod", unet)
+
+
+def _is_compiled(unet: nn.Module) -> bool:
+    """Whether ``torch.compile`` made this UNet, or ``compile`` was called on it or on a part of it."""
+    return unet is not uncompiled(unet) or any(part._compiled_call_impl for part in unet.modules())
+
+
+def _widen(motion: MotionModule, unet: nn.Module) -> None:
+    """Give the motion module the UNet's precision where that is higher: no number changes by it."""
+    dtype = next(unet.parameters()).dtype
+    if dtype.itemsize > next(motion.parameters()).dtype.itemsize:
+        motion.to(dtype)
 
 
 def _check_fit(unet: nn.Module, motion: MotionModule) -> None:
@@ -92,18 +106,14 @@ def _host(unet: nn.Module, place: str) -> nn.Module:
 
 
 def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Hook before the UNet: its batch is whole clips, and the motion module has its dtype."""
+    """Hook before the UNet: its batch is whole clips, and the motion module is no less precise than it is."""
     rows = (args[0] if args else kwargs["sample"]).shape[0]
     if rows % motion.num_frames:
         raise ValueError(
             f"a batch of {rows} rows does not divide into clips of {motion.num_frames} frames: "
             f"pass clips of {motion.num_frames} frames (animate does), set motion.num_frames, or eject the motion module"
         )
-    dtype = next(unet.parameters()).dtype
-    if (
-        next(motion.parameters()).dtype != dtype and dtype.itemsize > 1
-    ):  # one byte: how weights are stored, not computed
-        motion.to(dtype)
+    _widen(motion, unet)
 
 
 def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Module, args: tuple, output):
@@ -115,7 +125,12 @@ def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Modu
         return output
     if transformer.norm.weight.device != output.device:
         transformer.to(output.device)
-    return transformer(output, motion.num_frames)
+    own = transformer.norm.weight.dtype
+    if own == output.dtype:
+        return transformer(output, motion.num_frames)
+    half = output.dtype.itemsize == 2
+    with torch.autocast(output.device.type, output.dtype if half else None, enabled=half):
+        return transformer(output if half else output.to(own), motion.num_frames).to(output.dtype)
 
 
 def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:

@@ -47,18 +47,41 @@ def denoising_error(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Squared error of each clip's predicted noise (Eq. 7): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
 
-    ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise is independent for every frame, the
-    timestep is one for the whole clip (Eq. 6), and all frames read the same text. Draws from ``generator``, on the CPU,
-    so a seed means the same on every device. Returns the error and the timestep of each clip, both of shape (b,).
+    ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise and timesteps are ``draw_noise``'s. All
+    frames of a clip read the same text. Returns the error and the timestep of each clip, both of shape (b,).
     """
+    t, noise = draw_noise(scheduler, latents.shape, generator)
+    t, noise = t.to(latents.device), noise.to(latents.device)
+    return noise_error(unet, scheduler, latents, text, t, noise), t
+
+
+def draw_noise(
+    scheduler: DDIMScheduler, shape: torch.Size, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One timestep for each clip and independent noise for each frame (Eq. 6), of latents ``(b, f, c, h, w)``.
+
+    Drawn on the CPU, so a seed means the same on every device.
+    """
+    t = torch.randint(scheduler.config.num_train_timesteps, (shape[0],), generator=generator)
+    return t, torch.randn(shape, generator=generator)
+
+
+def noise_error(
+    unet: nn.Module,
+    scheduler: DDIMScheduler,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    t: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    """``denoising_error`` for timesteps (b,) and noise, as the latents, that are given; everything on one device."""
     clips, frames = latents.shape[:2]
-    t = torch.randint(scheduler.config.num_train_timesteps, (clips,), generator=generator)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    noisy = scheduler.add_noise(latents, noise, t.to(latents.device))  # Eq. 1 for pictures, Eq. 6 for clips
+    noisy = scheduler.add_noise(latents, noise, t)  # Eq. 1 for pictures, Eq. 6 for clips
+    dtype = next(unet.parameters()).dtype
     guess = unet(
-        rearrange(noisy, "b f c h w -> (b f) c h w").contiguous(),  # torch 2.13's GroupNorm crashes on channels-last
-        repeat(t.to(latents.device), "b -> (b f)", f=frames),
-        repeat(text, "b n d -> (b f) n d", f=frames),
+        rearrange(noisy, "b f c h w -> (b f) c h w").to(dtype).contiguous(),  # torch 2.13 crashes on channels-last
+        repeat(t, "b -> (b f)", f=frames),
+        repeat(text, "b n d -> (b f) n d", f=frames).to(dtype),
     ).sample.float()
     error = F.mse_loss(guess, rearrange(noise, "b f c h w -> (b f) c h w"), reduction="none")  # Eq. 2, Eq. 7
-    return error.mean((1, 2, 3)).unflatten(0, (clips, frames)).mean(1), t
+    return error.mean((1, 2, 3)).unflatten(0, (clips, frames)).mean(1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
@@ -11,7 +12,7 @@ from animatediff_ref.clips.latents import LatentClips
 from animatediff_ref.method.adapters import add_domain_adapter
 from animatediff_ref.method.inflation import inject, injected
 from animatediff_ref.method.motion_module import MotionModule
-from animatediff_ref.method.objective import denoising_error, motion_scheduler, timestep_weight
+from animatediff_ref.method.objective import denoising_error, draw_noise, motion_scheduler, noise_error, timestep_weight
 from animatediff_ref.training.loop import StepRecord, TrainConfig, fast_bfloat16, optimise
 
 
@@ -26,8 +27,11 @@ def train_domain_adapter(
     """
     if injected(unet):
         raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
-    loss_of = _objective(unet, clips, config, scheduler, frames=1)
-    return optimise(add_domain_adapter(unet, rank=rank), loss_of, config, checkpoint)
+    _check_lengths(clips, frames=1)
+    parameters = add_domain_adapter(unet, rank=rank)
+    for parameter in parameters:  # peft gives an adapter the UNet's precision
+        parameter.data = parameter.data.float()
+    return optimise(parameters, _objective(unet, clips, config, scheduler, frames=1), config, checkpoint)
 
 
 def train_motion_module(
@@ -39,10 +43,11 @@ def train_motion_module(
     Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays
     frozen.
     """
-    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
+    _check_lengths(clips, config.num_frames)
     unet.requires_grad_(False)
-    motion.requires_grad_(True)
+    motion.requires_grad_(True).float()
     inject(unet, motion, config.num_frames)
+    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
     return optimise(motion.parameters(), loss_of, config, checkpoint)
 
 
@@ -76,23 +81,49 @@ def held_out_error(
     return sum(errors) / batches
 
 
+class Trainee(nn.Module):
+    """A UNet with what a stage trains in it, as one module whose forward is the loss of a batch.
+
+    This is what ``accelerate`` prepares. Hooks on the UNet call the motion module, so several processes keep its gradients
+    the same only if UNet and motion module run inside one forward that is wrapped. What trains stays in float32; the
+    frozen UNet may be in half precision.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler: DDIMScheduler, weighting: str, autocast: bool):
+        super().__init__()
+        self.unet, self.motion = unet, injected(unet)
+        self.scheduler, self.weighting, self.autocast = scheduler, weighting, autocast
+
+    def forward(self, latents: torch.Tensor, text: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The weighted mean error of clips ``(b, f, c, h, w)`` with their text (b, n, d), timesteps (b,) and noise."""
+        with torch.autocast(latents.device.type, torch.bfloat16, self.autocast):
+            error = noise_error(self.unet, self.scheduler, latents, text, t, noise)
+        return (error * timestep_weight(self.scheduler, t, self.weighting)).mean()
+
+
 def _objective(
     unet: nn.Module, clips: LatentClips, config: TrainConfig, scheduler: DDIMScheduler | None, frames: int
-) -> Callable:
-    scheduler = scheduler or motion_scheduler()
+) -> Callable[[torch.Generator], torch.Tensor]:
+    """The loss of a step for ``optimise``: every process draws the whole batch and computes its share."""
+    device, scheduler = next(unet.parameters()).device, scheduler or motion_scheduler()
+    accelerator = Accelerator(device_placement=False)
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size={config.batch_size} does not divide among {accelerator.num_processes} processes")
+    autocast = config.autocast and fast_bfloat16(device)
+    trainee = accelerator.prepare(Trainee(unet, scheduler, config.weighting, autocast))
+    share = slice(accelerator.process_index, None, accelerator.num_processes)
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)
+        batch = latents, text, *draw_noise(scheduler, latents.shape, generator)
+        return trainee(*(part[share].to(device) for part in batch))
+
+    return loss_of
+
+
+def _check_lengths(clips: LatentClips, frames: int) -> None:
     shortest = min(map(len, clips.latents), default=0)
     if shortest < frames:
         raise ValueError(
             f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of {shortest}"
         )
-    if next(unet.parameters()).dtype == torch.float16:
-        raise ValueError("training needs a UNet in float32 (with autocast=True for speed), got float16")
-
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)
-        device = next(unet.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, config.autocast and fast_bfloat16(device)):
-            error, t = denoising_error(unet, scheduler, latents.to(device), text.to(device), generator)
-        return (error * timestep_weight(scheduler, t, config.weighting).to(device)).mean()
-
-    return loss_of
