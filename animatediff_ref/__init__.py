@@ -56,8 +56,10 @@ PUBLIC = {  # module -> its public names
     "generate.animate": ("animate",),
     "clips.video": ("read_clip", "write_clip"),
     "clips.folders": ("ClipEntry", "list_clips"),
+    "clips.camera": ("camera_path", "move_camera"),
     "clips.latents": ("LatentClips", "decode_latents", "encode_clips", "encode_pixels"),
     "measure.motion": ("flicker", "flow_amount", "motion_amount", "object_mask", "optical_flow"),
+    "measure.camera": ("CameraEstimate", "estimate_camera"),
     "measure.footage": ("look_score", "watermark_score"),
     "measure.clip_scores": (
         "Judge",
