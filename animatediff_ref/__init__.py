@@ -38,7 +38,7 @@ PUBLIC = {  # module -> its public names
     ),
     "method.objective": ("denoising_error", "motion_scheduler", "timestep_weight"),
     "training.loop": ("StepRecord", "TrainConfig"),
-    "training.stages": ("held_out_error", "train_domain_adapter", "train_motion_module"),
+    "training.stages": ("held_out_error", "train_domain_adapter", "train_motion_lora", "train_motion_module"),
     "mini.files": ("data_folder",),
     "weights.identify": ("FileInfo", "inspect_file"),
     "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),

@@ -30,6 +30,10 @@ def one_step(stage: str) -> dict[str, list[torch.Tensor]]:
     if stage == "adapter":
         list(ar.train_domain_adapter(unet, clips(), CONFIG, rank=2))
         learnt = [p for name, p in unet.named_parameters() if "lora_" in name]
+    elif stage == "camera":
+        motion = motion_for(unet)
+        list(ar.train_motion_lora(unet, motion, clips(), CONFIG, rank=2))
+        learnt = [p for name, p in motion.named_parameters() if "lora_" in name]
     else:
         motion = motion_for(unet)
         list(ar.train_motion_module(unet, motion, clips(), CONFIG))
@@ -39,7 +43,7 @@ def one_step(stage: str) -> dict[str, list[torch.Tensor]]:
 
 def worker(out: Path) -> None:
     """What each of several processes does: both stages, and the motion module's without wrapping what trains."""
-    found = {stage: one_step(stage) for stage in ("adapter", "motion")}
+    found = {stage: one_step(stage) for stage in ("adapter", "motion", "camera")}
     stages.Accelerator.prepare = lambda self, trainee: trainee
     out.write_bytes(pickle.dumps(found | {"not wrapped": one_step("motion")}))
 
@@ -72,7 +76,7 @@ def apart(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
     return max((a - b).abs().max().item() for a, b in zip(some, others))
 
 
-@pytest.mark.parametrize("stage", ["adapter", "motion"])
+@pytest.mark.parametrize("stage", ["adapter", "motion", "camera"])
 def test_two_processes_give_the_gradients_of_one(stage, two):
     one = one_step(stage)
     assert max(gradient.abs().max().item() for gradient in one["gradients"]) > 1e-3

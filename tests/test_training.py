@@ -205,3 +205,34 @@ def test_injecting_leaves_the_compiled_code_of_other_models_alone(unet, monkeypa
     unet.down_blocks[0].compile(backend="eager")
     ar.inject(unet, motion_for(unet), 4)
     assert len(resets) == 2
+
+
+def test_only_the_motion_lora_learns_in_stage_3_and_its_file_does_the_same(unet, clips, tmp_path):
+    motion = motion_for(unet)
+    plain = {name: value.clone() for name, value in motion.state_dict().items()}
+    ar.inject(unet, motion, 4)
+    before = run(unet)
+    list(ar.train_motion_lora(unet, motion, clips, CONFIG, name="zoom_in", rank=2))
+    learnt = {name for name, p in [*motion.named_parameters(), *unet.named_parameters()] if p.grad is not None}
+    assert learnt and all("lora_" in name and "attention_blocks" in name for name in learnt)
+    assert len(learnt) == 2 * 4 * 2 * len(motion.places)  # two factors, four projections, two attentions a place
+    after = run(unet)
+    assert not torch.allclose(after, before, atol=1e-4)
+    ar.save_motion_lora(motion, tmp_path / "zoom_in.safetensors")
+    ar.unload_motion_loras(motion)
+    assert all(torch.equal(value, plain[name]) for name, value in motion.state_dict().items())
+    assert torch.equal(run(unet), before)
+    ar.load_motion_lora(motion, tmp_path / "zoom_in.safetensors")
+    assert torch.allclose(run(unet), after, atol=1e-6)
+
+
+def test_a_motion_lora_is_trained_beside_another_that_keeps_its_weight(unet, clips):
+    motion = motion_for(unet)
+    list(ar.train_motion_lora(unet, motion, clips, CONFIG, name="pan", rank=2))
+    ar.set_motion_loras(motion, {"pan": 0.5})
+    pan = {name: p.clone() for name, p in motion.named_parameters() if ".pan." in name}
+    list(ar.train_motion_lora(unet, motion, clips, CONFIG, name="zoom", rank=2))
+    assert ar.motion_loras(motion) == {"pan": 0.5, "zoom": 1.0}
+    assert pan and all(torch.equal(p, pan[name]) for name, p in motion.named_parameters() if ".pan." in name)
+    with pytest.raises(ValueError, match="there is a MotionLoRA 'pan' already"):
+        ar.train_motion_lora(unet, motion, clips, CONFIG, name="pan", rank=2)

@@ -22,6 +22,8 @@ from animatediff_ref.method.motion_module import MotionModule
 DOMAIN = "domain_adapter"  # its name among the adapters of a UNet
 SPATIAL = r".*\.attn[12]\.to_(q|k|v|out\.0)"  # the layers it changes: every self- and cross-attention
 
+TEMPORAL = r".*\.attention_blocks\.\d+\.to_(q|k|v|out\.0)"  # the layers a MotionLoRA changes
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
@@ -78,6 +80,24 @@ def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
         unet.set_adapter([*active, DOMAIN])
     for layer in layers:
         layer.set_scale(DOMAIN, scale)
+
+
+def add_motion_lora(motion: MotionModule, name: str, rank: int) -> list[nn.Parameter]:
+    """Put a fresh MotionLoRA on all temporal self-attentions of ``motion``, and return its parameters for training.
+
+    Fresh, it changes nothing: one of its two factors is zero. Everything else in ``motion`` is frozen, and MotionLoRAs
+    already there keep their weights. ``ValueError`` for a name that is taken.
+    """
+    weights = motion_loras(motion)
+    if name in weights:
+        raise ValueError(f"there is a MotionLoRA {name!r} already: unload it, or train under another name")
+    _inject_adapter(motion, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=TEMPORAL))
+    set_motion_loras(motion, {**weights, name: 1.0})
+    motion.requires_grad_(False)
+    parameters = [factor for pair in pairs_on(motion, name).values() for factor in (pair.down, pair.up)]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
 
 
 def motion_loras(motion: MotionModule) -> dict[str, float]:
@@ -146,15 +166,20 @@ def put_adapter(model: nn.Module, name: str, pairs: Mapping[str, LowRank]) -> No
     """Put low-rank changes on a model as an adapter of weight 1, frozen; what could be trained before still can."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     config = LoraConfig(target_modules=list(pairs), rank_pattern={re.escape(k): pair.rank for k, pair in pairs.items()})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several beside each other are what we want
-        inject_adapter_in_model(config, model, adapter_name=name)
+    _inject_adapter(model, name, config)
     fill_adapter(model, name, pairs)
-    for layer in lora_layers(model):
-        layer.set_adapter(list(layer.scaling))
     model.requires_grad_(False)
     for parameter in trainable:
         parameter.requires_grad_(True)
+
+
+def _inject_adapter(model: nn.Module, name: str, config: LoraConfig) -> None:
+    """Let peft put an adapter on a model beside those already there, all of them active."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several beside each other are what we want
+        inject_adapter_in_model(config, model, adapter_name=name)
+    for layer in lora_layers(model):
+        layer.set_adapter(list(layer.scaling))
 
 
 def fill_adapter(model: nn.Module, name: str, pairs: Mapping[str, LowRank]) -> None:

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
 from animatediff_ref.clips.latents import LatentClips
-from animatediff_ref.method.adapters import add_domain_adapter
+from animatediff_ref.method.adapters import add_domain_adapter, add_motion_lora
 from animatediff_ref.method.inflation import inject, injected
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import denoising_error, draw_noise, motion_scheduler, noise_error, timestep_weight
@@ -49,6 +49,26 @@ def train_motion_module(
     inject(unet, motion, config.num_frames)
     loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
     return optimise(motion.parameters(), loss_of, config, checkpoint)
+
+
+def train_motion_lora(
+    unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
+    name: str = "camera", rank: int = 64, scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+) -> Iterator[StepRecord]:  # fmt: skip
+    """Stage 3 (section 4.3): a low-rank change of the trained motion module's self-attentions learns one more motion.
+
+    A few dozen clips that share a motion are enough, such as what a moving crop sees of them (``move_camera``). Injects
+    ``motion`` into ``unet`` and leaves the MotionLoRA on it at weight 1 under ``name``; ``save_motion_lora`` writes it.
+    Published ones have rank 64. UNet, motion module and other adapters are used as they stand and stay frozen.
+    """
+    _check_lengths(clips, config.num_frames)
+    unet.requires_grad_(False)
+    parameters = add_motion_lora(motion, name, rank)
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    inject(unet, motion, config.num_frames)
+    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
+    return optimise(parameters, loss_of, config, checkpoint)
 
 
 @torch.no_grad()
