@@ -8,7 +8,7 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test browser lint format notebooks bench parity clean FORCE
+.PHONY: book test browser lint format notebooks bench parity world clean FORCE
 
 book: notebooks _build/.code
 	$(BIN)/jupyter-book build . -W --keep-going --all
@@ -45,6 +45,11 @@ bench: $(STAMP)
 # A table: how far this package is from diffusers' own classes, and how far the wrong convention would be.
 parity: $(STAMP)
 	$(BIN)/python tests/parity.py
+
+# The mini world's models and measures: what is missing, or with FORCE=1 all; SMOKE=1 a toy world in a folder of its own.
+DEVICE ?= cpu
+world: $(STAMP)
+	PYTHONPATH=data $(BIN)/python -m recipes.make_world --device $(DEVICE) $(if $(FORCE),--force) $(if $(SMOKE),--smoke)
 
 # Empties the cache of executed pages when the code (not its docstrings) or the data under them has changed.
 _build/.code: $(STAMP) FORCE

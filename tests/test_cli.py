@@ -1,7 +1,5 @@
 """The command line: what it makes, what it says, and one line for bad input."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +8,7 @@ from typer.testing import CliRunner
 import animatediff_ref as ar
 from animatediff_ref.cli import app
 from animatediff_ref.mini import files as mini
+from recipes.common.card import seal
 
 
 def invoke(*words: object):
@@ -74,9 +73,6 @@ def test_a_missing_data_folder(tmp_path, monkeypatch):
 
 def test_doctor_names_what_differs_or_is_missing(tmp_path, monkeypatch):
     """A file that is well, and every way in which one is not."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "data" / "recipes")
-    from fit import seal
-
     folder, names = tmp_path / "models" / "mini", ("well", "other", "half", "pointer", "silent", "bare", "absent")
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").touch()
@@ -138,13 +134,19 @@ def test_inspect_and_convert(tmp_path):
     assert ar.load_motion_module(tmp_path / "adapter").config == ar.load_motion_module("mini").config
     done = invoke("convert", tmp_path / "adapter", tmp_path / "m.ckpt", "--dtype", "bfloat16")
     assert ar.inspect_file(tmp_path / "m.ckpt").dtypes == ("bfloat16",)
-    done = invoke("convert", mini / "domain_adapter.safetensors", tmp_path / "a.safetensors", "--to", "kohya", "--dtype", "float16")  # fmt: skip
+    target = tmp_path / "a.safetensors"
+    done = invoke("convert", mini / "domain_adapter.safetensors", target, "--to", "kohya", "--dtype", "float16")
     assert "float16; kohya names" in done.output
     done = invoke("inspect", tmp_path / "absent", mini / "model_index.json")
     assert done.exit_code == 2 and "there is no file" in done.output and "not a model" in done.output
-    for words in (("inspect", tmp_path / "absent"), ("convert", mini / "styles/blob.safetensors", tmp_path / "x.safetensors"),
-                  ("convert", mini / "model_index.json", tmp_path / "x.safetensors"),
-                  ("convert", mini / "motion_module.safetensors", tmp_path / "x.safetensors", "--to", "kohya")):  # fmt: skip
+    target = tmp_path / "x.safetensors"
+    refused = (
+        ("inspect", tmp_path / "absent"),
+        ("convert", mini / "styles/blob.safetensors", target),
+        ("convert", mini / "model_index.json", target),
+        ("convert", mini / "motion_module.safetensors", target, "--to", "kohya"),
+    )
+    for words in refused:
         done = invoke(*words)
         assert done.exit_code == 2 and done.output.startswith("error: "), done.output
-    assert not (tmp_path / "x.safetensors").exists()
+    assert not target.exists()

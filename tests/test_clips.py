@@ -37,7 +37,7 @@ def test_unreadable_empty_and_short_videos(clip, tmp_path):
     for name in ("text.mp4", "empty.mp4", "absent.mp4"):
         with pytest.raises(ValueError, match=rf"{name} cannot be read as video"):
             ar.read_clip(tmp_path / name)
-    with pytest.raises(ValueError, match="has 4 frames at stride 2, needed are 16"):
+    with pytest.raises(ValueError, match="has 4 frames at stride 2, but 16 are needed"):
         ar.read_clip(tmp_path / "short.mp4", num_frames=16, stride=2)
 
 

@@ -1,6 +1,5 @@
 """Measures of clips, against clips of which the answer is known; and the footage, rebuilt."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,9 @@ from PIL import Image
 
 import animatediff_ref as ar
 from animatediff_ref.measure import statistics
+from recipes.art import footage
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    """data/recipes/clips.py, as a module."""
-    pytest.importorskip("resvg_py")
-    sys.path.insert(0, str(DATA / "recipes"))
-    try:
-        import clips
-    finally:
-        sys.path.remove(str(DATA / "recipes"))
-    return clips
 
 
 def textured(shifts: list[tuple[float, float]], side: int = 64) -> np.ndarray:
@@ -107,22 +95,22 @@ def test_watermarks_that_are_none():
         ar.watermark_score(clip, np.zeros((8, 8, 4), np.uint8))
 
 
-def test_the_mark_is_what_the_recipe_draws(recipe):
-    assert np.array_equal(recipe.watermark(), Image.open(recipe.MARK))
+def test_the_mark_is_what_the_recipe_draws():
+    assert np.array_equal(footage.watermark(), Image.open(footage.MARK))
 
 
-def test_ageing_takes_colour_and_contrast_and_leaves_a_mark(recipe):
+def test_ageing_takes_colour_and_contrast_and_leaves_a_mark():
     clip = textured([(0, 0)] * 2, 128)
     clip[..., 0] //= 2
-    washed = recipe.washed(clip)
+    washed = footage.washed(clip)
     assert washed.std() < 0.9 * clip.std()
     assert washed.std(-1).mean() < 0.6 * clip.std(-1).mean()
-    assert ar.watermark_score(washed) < 0.1 < 0.3 < ar.watermark_score(recipe.marked(washed))
+    assert ar.watermark_score(washed) < 0.1 < 0.3 < ar.watermark_score(footage.marked(washed))
 
 
-def test_each_clip_has_a_scene_of_its_own(recipe):
-    scenes = [recipe.scene(code) for code in ("1f427", "1f680", "2601")]
-    assert scenes[0] == recipe.scene("1f427")
+def test_each_clip_has_a_scene_of_its_own():
+    scenes = [footage.scene(code) for code in ("1f427", "1f680", "2601")]
+    assert scenes[0] == footage.scene("1f427")
     assert len(set(scenes)) == 3
 
 
@@ -134,12 +122,12 @@ def test_the_quality_of_mp4(tmp_path):
         ar.write_clip(textured([(0, 0)]), tmp_path / "none.mp4", crf=52)
 
 
-def test_a_shipped_clip_is_rebuilt_byte_by_byte(recipe, tmp_path):
+def test_a_shipped_clip_is_rebuilt_byte_by_byte(tmp_path):
     if not (DATA.parent / ".cache/artwork/lobehub-fluent-emoji-anim-4-1.0.0").is_dir():
-        pytest.skip("needs the artwork's downloads: python data/recipes/artwork.py")
-    clip, alpha = recipe.clean("1f427")
+        pytest.skip("needs the artwork's downloads: python -m recipes.art.artwork")
+    clip, alpha = footage.clean("1f427")
     assert clip.shape == (32, 128, 128, 3) and 0 == alpha.min() < alpha.max() == 1
-    ar.write_clip(recipe.aged("1f427"), rebuilt := tmp_path / "clip.mp4", recipe.FPS, crf=recipe.CRF)
+    ar.write_clip(footage.aged("1f427"), rebuilt := tmp_path / "clip.mp4", footage.FPS, crf=footage.CRF)
     assert rebuilt.read_bytes() == (DATA / "clips/1f427.mp4").read_bytes()
     assert ar.watermark_score(clip) < 0.1 < 0.3 < ar.watermark_score(ar.read_clip(rebuilt))
 

@@ -1,4 +1,4 @@
-"""Done when 2: every format in and out, bit-exact; what a file is, told; version and norms; nothing half-written."""
+"""Files of weights: every format in and out, bit for bit; what a file is; versions and norms; nothing half-written."""
 
 import json
 from dataclasses import asdict
@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import animatediff_ref as ar
-from animatediff_ref.weights.names import diffusers_name, published_name
+from animatediff_ref.weights.names import diffusers_name, lora_part, published_name
 from animatediff_ref.weights.tensors import save_tensors
 
-WITH_POSITIONS = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"  # fmt: skip
+TRANSFORMER = "down_blocks.0.motion_modules.0.temporal_transformer"
+POSITIONS = f"{TRANSFORMER}.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
 
 
 def same(a: dict, b: dict) -> bool:
@@ -30,7 +31,8 @@ def same(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 def test_official_to_ours_to_official(tmp_path, version, suffix):
     config = getattr(ar.MotionConfig, version)()
-    first = {k: torch.randn_like(v) if "pos_encoder" not in k else v for k, v in ar.MotionModule(config, tiny_unet()).state_dict().items()}  # fmt: skip
+    state = ar.MotionModule(config, tiny_unet()).state_dict()
+    first = {name: value if "pos_encoder" in name else torch.randn_like(value) for name, value in state.items()}
     torch.save(first, tmp_path / "mm.ckpt")
     loaded = ar.load_motion_module(tmp_path / "mm.ckpt")
     assert loaded.config == config
@@ -47,7 +49,8 @@ def test_official_to_diffusers_and_back(tmp_path, options):
     assert (back.config, back.num_frames, back.places) == (motion.config, motion.num_frames, motion.places)
     assert same(motion.state_dict(), back.state_dict())
     ar.save_motion_module(back, tmp_path / "adapter", format="diffusers")  # onto a folder that is there
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "adapter").iterdir())
+    assert names == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
 def test_a_folder_that_diffusers_wrote(tmp_path):
@@ -79,16 +82,26 @@ def test_exported_for_diffusers_it_gives_our_frames(tmp_path):
     assert np.abs((frames * 255).round() - ar.animate(pipe, "a penguin, snow", num_inference_steps=4)).max() > 1
 
 
+def prefixed(state: dict) -> dict:
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+def without(state: dict, part: str) -> dict:
+    return {name: value for name, value in state.items() if part not in name}
+
+
 WRAPPINGS = {
     "flat": lambda state: state,
     "state_dict": lambda state: {"state_dict": state, "epoch": 3, "global_step": 7},
-    "module.": lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3},
+    "module.": lambda state: {"state_dict": prefixed(state), "epoch": 3},
     "stray animatediff_config": lambda state: {**state, "animatediff_config": torch.zeros(1)},
     "stray text": lambda state: {**state, "animatediff_config": "v3"},
-    "whole UNet": lambda state: {"state_dict": {**{f"module.{k}": v for k, v in tiny_unet().state_dict().items()}, **{f"module.{k}": v for k, v in state.items()}}},
-    "no positions": lambda state: {name: value for name, value in state.items() if "pos_encoder" not in name},
-    "diffusers names": lambda state: {diffusers_name(name): value for name, value in state.items() if "attention_blocks.1.pos" not in name},
-}  # fmt: skip
+    "whole UNet": lambda state: {"state_dict": {**prefixed(tiny_unet().state_dict()), **prefixed(state)}},
+    "no positions": lambda state: without(state, "pos_encoder"),
+    "diffusers names": lambda state: {
+        diffusers_name(name): value for name, value in without(state, "attention_blocks.1.pos").items()
+    },
+}
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -137,7 +150,7 @@ def test_the_version_can_be_overridden(tmp_path):
     assert ar.load_motion_module(tmp_path / "v1.ckpt").config == ar.MotionConfig.v1()
     as_v3 = ar.load_motion_module(tmp_path / "v1.ckpt", ar.MotionConfig.v3())
     assert as_v3.config == ar.MotionConfig.v3()
-    assert torch.equal(as_v3.state_dict()[WITH_POSITIONS], ar.sinusoidal_positions(32, 32))
+    assert torch.equal(as_v3.state_dict()[POSITIONS], ar.sinusoidal_positions(32, 32))
     assert ar.load_motion_module(tmp_path / "v1.ckpt", norms="diffusers").config == ar.MotionConfig.v1().diffusers()
     with pytest.raises(ValueError, match="norms are 'official', 'diffusers' or None"):
         ar.load_motion_module(tmp_path / "v1.ckpt", norms="pooled")
@@ -148,6 +161,16 @@ def test_names_there_and_back():
         if "attention_blocks.1.pos" not in name:  # diffusers has one table for both attentions
             assert published_name(name) == name == published_name(diffusers_name(name))
     assert published_name("down_blocks.0.resnets.0.conv1.weight") is None
+
+
+def test_names_of_kohya_keep_the_underscores_of_words():
+    """Every linear and convolutional layer of a UNet and of its motion module comes back from its kohya name."""
+    unet = tiny_unet("mini")
+    modules = [*unet.named_modules(), *motion_for(unet, mid_block=True).named_modules()]
+    layers = [name for name, layer in modules if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+    assert len(layers) > 200
+    for layer in layers:
+        assert lora_part(f"lora_unet_{layer.replace('.', '_')}.alpha") == (layer, "alpha")
 
 
 # --- LoRA files ---------------------------------------------------------------------------------------------------
@@ -243,15 +266,33 @@ def test_inspect_motion_modules(tmp_path):
 
 
 OTHERS = {
-    "SDXL motion module": lambda: {f"down_blocks.{i}.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(320 * 2**i) for i in range(3)},
-    "SparseCtrl encoder": lambda: {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(8), "controlnet_cond_embedding.weight": torch.zeros(2)},
-    "ControlNet": lambda: {"controlnet_cond_embedding.conv_in.weight": torch.zeros(2), "down_blocks.0.x": torch.zeros(1)},
-    "full checkpoint": lambda: {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2), "first_stage_model.decoder.x": torch.zeros(1)},
+    "SDXL motion module": lambda: {
+        f"down_blocks.{level}.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(width)
+        for level, width in enumerate((320, 640, 1280))
+    },
+    "SparseCtrl encoder": lambda: {
+        f"{TRANSFORMER}.norm.weight": torch.zeros(8),
+        "controlnet_cond_embedding.weight": torch.zeros(2),
+    },
+    "ControlNet": lambda: {
+        "controlnet_cond_embedding.conv_in.weight": torch.zeros(2),
+        "down_blocks.0.x": torch.zeros(1),
+    },
+    "full checkpoint": lambda: {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2),
+        "first_stage_model.decoder.x": torch.zeros(1),
+    },
     "UNet": lambda: tiny_unet().state_dict(),
     "textual inversion": lambda: {"<style>": torch.zeros(2, 8)},
-    "style LoRA": lambda: {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.zeros(2, 8), "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": torch.zeros(8, 2), "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0), "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(2, 8), "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(8, 2)},
+    "style LoRA": lambda: {
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.zeros(2, 8),
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": torch.zeros(8, 2),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(2, 8),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(8, 2),
+    },
     "unknown weights": lambda: {"layer1.weight": torch.zeros(2, 2, 2), "layer2": torch.zeros(1)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -262,7 +303,7 @@ def test_inspect_other_files(tmp_path, kind):
     assert told.advice in str(told)
     for load in (ar.load_motion_module, lambda path: ar.load_motion_lora(motion_for(tiny_unet()), path)):
         with pytest.raises(
-            ValueError, match=rf"x\.safetensors holds: {kind}.*needed is a [mM]otion.*What takes this file"
+            ValueError, match=rf"x\.safetensors holds: {kind}.*a [mM]otion.* is needed.*What takes this"
         ):
             load(tmp_path / "x.safetensors")
 
@@ -317,7 +358,12 @@ def test_folders_and_files_of_the_user_stay(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "notes").write_text("too")
-    for target, message in (("mine", r"holds other things \(thesis\.txt\)"), ("notes", "is or would be a file"), ("a.ckpt", "is or would be a file")):  # fmt: skip
+    refused = {
+        "mine": r"holds other things \(thesis\.txt\)",
+        "notes": "is or would be a file",
+        "a.ckpt": "is or would be a file",
+    }
+    for target, message in refused.items():
         with pytest.raises(ValueError, match=message):
             ar.save_motion_module(motion, tmp_path / target, format="diffusers")
     with pytest.raises(ValueError, match="is a folder"):
@@ -334,7 +380,8 @@ def test_folders_and_files_of_the_user_stay(tmp_path):
 def test_converting_changes_no_number(tmp_path):
     motion = motion_for(tiny_unet())
     mixed = {name: value.half() if value.ndim == 2 else value for name, value in motion.state_dict().items()}
-    save_tensors(mixed, tmp_path / "m.safetensors", {"kind": "motion_module", "config": json.dumps(asdict(motion.config))})  # fmt: skip
+    metadata = {"kind": "motion_module", "config": json.dumps(asdict(motion.config))}
+    save_tensors(mixed, tmp_path / "m.safetensors", metadata)
     with pytest.warns(
         ar.PlainFileWarning, match="cannot say what it is: load it with config=MotionConfig.*norm_groups=8"
     ):
@@ -358,15 +405,15 @@ def test_what_saving_refuses(tmp_path):
         ar.save_motion_module(motion, tmp_path / "m.pt")
     with pytest.raises(ValueError, match="format 'official' or 'diffusers', got 'onnx'"):
         ar.save_motion_module(motion, tmp_path / "m.safetensors", format="onnx")
-    with pytest.raises(ValueError, match=r"cannot be written as torch\.float16: needed are finite numbers"):
+    with pytest.raises(ValueError, match=r"cannot be written as torch\.float16: a file needs finite numbers"):
         large = motion_for(tiny_unet())
         next(large.parameters()).data.fill_(1e6)
         ar.save_motion_module(large, tmp_path / "m.safetensors", dtype=torch.float16)
-    for load_or_save in (lambda: ar.save_motion_module(motion, tmp_path / "m.safetensors", dtype=torch.int8), lambda: ar.load_motion_module("mini", dtype="float16")):  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"one of (the dtypes )?torch\.float32, torch\.float16, torch\.bfloat16, got"
-        ):
-            load_or_save()
+    one_of = r"has one of the dtypes torch\.float32, torch\.float16, torch\.bfloat16, got "
+    with pytest.raises(ValueError, match=one_of + r"torch\.int8"):
+        ar.save_motion_module(motion, tmp_path / "m.safetensors", dtype=torch.int8)
+    with pytest.raises(ValueError, match=one_of + "'float16'"):
+        ar.load_motion_module("mini", dtype="float16")
     with pytest.raises(ValueError, match="positions=False"):
         ar.save_motion_module(motion_for(tiny_unet(), positions=False), tmp_path / "m", format="diffusers")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The judge's figures on tiny CLIPs with random weights, where each has a known answer; and the shipped judge, against its card."""
+"""The judge on tiny CLIPs with random weights, where each figure is known; and the shipped judge against its card."""
 
 import json
 from hashlib import sha256
@@ -18,9 +18,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
-from animatediff_ref.measure import clip_scores as module
 from animatediff_ref.measure.clip_scores import nearest_centroid, retrieval
 from animatediff_ref.mini.judge import MiniCLIP
+from recipes.train import judge as recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "data/models/judge"
@@ -70,12 +70,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_features_are_the_models_own_at_unit_length_whatever_the_chunk(judge, noise, monkeypatch):
+@pytest.mark.parametrize("at_once", [2, 256])
+def test_features_are_the_models_own_at_unit_length(judge, noise, at_once):
     inputs = judge.processor(text=["red cat", "dog", "green"], images=list(noise), padding=True, return_tensors="pt")
     with torch.no_grad():
         both = judge.model(**inputs)
-    monkeypatch.setattr(module, "CHUNK", 2)
-    seen, said = ar.image_features(judge, noise), ar.text_features(judge, ["red cat", "dog", "green"])
+    seen = ar.image_features(judge, noise, at_once)
+    said = ar.text_features(judge, ["red cat", "dog", "green"], at_once)
     assert seen.dtype == said.dtype == np.float32
     np.testing.assert_allclose(seen, both.image_embeds.numpy(), atol=1e-6)
     np.testing.assert_allclose(said, both.text_embeds.numpy(), atol=1e-6)
@@ -172,14 +173,14 @@ def test_the_mini_judge_looks_with_a_resnet(judge, noise, tmp_path):
 def test_what_does_not_fit_is_refused(judge, noise, tmp_path):
     features = ar.image_features(judge, noise)
     wrong = {
-        "no judge at .*absent: needed is 'mini', a folder": lambda: ar.load_judge(tmp_path / "absent"),
+        "no judge at .*absent: give 'mini', a folder": lambda: ar.load_judge(tmp_path / "absent"),
         "a clip is uint8 of shape .*got float64": lambda: ar.image_features(judge, noise / 255),
         "at least one prompt, got none": lambda: ar.text_features(judge, []),
         "at least 2 frames, got 1": lambda: ar.frame_consistency(judge, noise[:1]),
         "'successive' or 'all', got 'some'": lambda: ar.frame_consistency(judge, noise, "some"),
-        r"5 queries and 5 candidates .* got \(3, 5\)": lambda: retrieval(features, features, np.arange(3)),
+        r"right of shape \(5, 5\) or \(5,\) .* got \(3, 5\)": lambda: retrieval(features, features, np.arange(3)),
         "top=6": lambda: retrieval(features, features, np.arange(5), 6),
-        "needed are centroids by name, got none": lambda: nearest_centroid(features, {}),
+        "needs centroids by name": lambda: nearest_centroid(features, {}),
         r"'footage' and of another style, got \['ink'\]": lambda: ar.look_score(judge, noise, {"ink": features[0]}),
     }
     for says, call in wrong.items():
@@ -188,11 +189,9 @@ def test_what_does_not_fit_is_refused(judge, noise, tmp_path):
 
 
 @pytest.mark.skipif(
-    not (FOLDER / "card.json").exists(), reason="data/models/judge is not here: train_judge.py makes it"
+    not (FOLDER / "card.json").exists(), reason="data/models/judge is not here: recipes/train/judge.py makes it"
 )
-def test_the_shipped_judge_does_what_its_card_says(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "data/recipes")
-    recipe = __import__("train_judge")
+def test_the_shipped_judge_does_what_its_card_says():
     card, judge, styles = json.loads((FOLDER / "card.json").read_text()), ar.load_judge(), ("noto", "blob", "ink")
     assert card["sha256"]["model.safetensors"] == sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
     assert card["retrieval"]["new_placements"]["text_top5"] >= 0.9

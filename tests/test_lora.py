@@ -1,4 +1,4 @@
-"""Done when 3, and the algebra of MotionLoRAs: weighed, added, taken off exactly, merged into the module or into one file."""
+"""MotionLoRAs on a module: weighed, added, taken off exactly, merged into the module or into one file."""
 
 import pytest
 import torch
@@ -34,7 +34,8 @@ def test_a_layer_becomes_w_plus_weight_up_down(motion, cameras, weight):
     layer = motion.at("up_blocks.1.motion_modules.2").get_submodule(LAYER)
     w, b = layer.weight.clone(), layer.bias.clone()
     factors = load_file(cameras[0])
-    stem = "up_blocks.1.motion_modules.2.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor.to_out_lora"
+    attention = LAYER.removesuffix(".to_out.0")
+    stem = f"up_blocks.1.motion_modules.2.temporal_transformer.{attention}.processor.to_out_lora"
     changed = w + weight * factors[f"{stem}.up.weight"] @ factors[f"{stem}.down.weight"]
     ar.load_motion_lora(motion, cameras[0], weight=weight)
     layer = motion.at("up_blocks.1.motion_modules.2").get_submodule(LAYER)
@@ -104,7 +105,9 @@ def test_merged_into_one_file(motion, cameras, tmp_path):
 def test_one_made_for_a_middle_block_on_a_module_without(cameras, tmp_path):
     with_middle, without = motion_for(tiny_unet(), mid_block=True), motion_for(tiny_unet())
     lora_for(with_middle, tmp_path / "v2.safetensors")
-    with pytest.warns(ar.SkippedLayersWarning, match="skipped 8 layers of the middle block"):
+    with pytest.warns(
+        ar.SkippedLayersWarning, match="skipped 8 layers of the middle block, which this motion module does not have"
+    ):
         ar.load_motion_lora(without, tmp_path / "v2.safetensors")
     assert ar.motion_loras(without) == {"v2": 1.0}
     ar.load_motion_lora(with_middle, cameras[0])  # the other way nothing is skipped
@@ -150,7 +153,7 @@ def test_what_is_refused(motion, cameras, tmp_path):
     with pytest.raises(ValueError, match=r"alpha of .* is 0: it changes nothing"):
         ar.load_motion_lora(motion, tmp_path / "zero.safetensors")
     lora_for(motion_for(tiny_unet("mini")), tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="are of different models"):
+    with pytest.raises(ValueError, match="are for different models"):
         ar.merge_motion_loras({cameras[0]: 1.0, tmp_path / "other.safetensors": 1.0}, tmp_path / "x.safetensors")
     ar.load_motion_lora(motion, cameras[0])
     with pytest.raises(ValueError, match="formats official, diffusers, kohya, got 'a1111'"):

@@ -1,4 +1,4 @@
-"""Done when 3: every row of the parity table (make parity) holds, and would not under another norm convention or weight."""
+"""Every row of the parity table (make parity) holds, and would not under another norm convention or weight."""
 
 import pytest
 from parity import CASES

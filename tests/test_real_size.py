@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's size: the names and shapes of the published files, and one of them whole, against diffusers."""
+"""Stable Diffusion 1.5's size: names and shapes of the published files, and one of them whole, against diffusers."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_names_of_published_adapters(unet, folder, file, rank):
 
 
 def test_a_file_like_the_published_v2_computes_what_diffusers_does(folder):
-    """Done when: 5e-5 at full width, in less than 8 GB: the file's memory is adopted, not copied."""
+    """To 5e-5 at full width, in less than 7 GB: the file's memory is adopted, not copied."""
     disk, memory = shutil.disk_usage(folder).free / 1e9, psutil.virtual_memory().available / 1e9
     if disk < 4 or memory < 9:
         pytest.skip(f"needs 4 GB of disk and 9 GB of memory, there are {disk:.1f} and {memory:.1f}")

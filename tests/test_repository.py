@@ -12,12 +12,9 @@ import pytest
 
 import animatediff_ref as ar
 from animatediff_ref.mini.cards import card_of, checked
+from recipes.measure import describe
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "data" / "recipes"))
-
-import describe  # noqa: E402
-
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import fresh_cache  # noqa: E402

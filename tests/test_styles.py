@@ -1,8 +1,6 @@
 """The personalised models: their recipes on an untrained base, and what ships of them."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +13,11 @@ import animatediff_ref as ar
 from animatediff_ref.generate.inputs import unknown_words
 from animatediff_ref.mini.cards import checked
 from animatediff_ref.mini.files import SHIPPED, STYLES
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "data" / "recipes"))
-
-import single_file  # noqa: E402
-import train_style  # noqa: E402
-import world  # noqa: E402
+from recipes.art import world
+from recipes.train import single_file
+from recipes.train import style as recipe
+from recipes.train.base import base_words, unet, words
+from recipes.train.pages import PAGES
 
 
 @pytest.fixture
@@ -33,7 +29,7 @@ def prediction(pipe, prompt: str = "a penguin") -> torch.Tensor:
     """The UNet's output on fixed noise for a prompt."""
     noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return pipe.unet(noise, 500, pipe.text_encoder(train_style.tokens(pipe, [prompt] * 2))[0]).sample
+        return pipe.unet(noise, 500, pipe.text_encoder(recipe.tokens(pipe, [prompt] * 2))[0]).sample
 
 
 @pytest.mark.parametrize("name", ["blob", "pip", "pixel", "sepia"])
@@ -42,7 +38,7 @@ def test_what_a_recipe_saves_is_what_load_base_gives(name, plain, tmp_path, monk
     style, before = STYLES[name], prediction(plain, f"a penguin, {STYLES[name].trigger}")
     plain.unet.requires_grad_(False), plain.text_encoder.requires_grad_(False)
     torch.manual_seed(0)
-    parameters, save = train_style.KINDS[style.kind].make(plain, name)
+    parameters, save = recipe.KINDS[style.kind].make(plain, name)
     with torch.no_grad():
         for parameter in parameters:
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -58,10 +54,8 @@ def test_what_a_recipe_saves_is_what_load_base_gives(name, plain, tmp_path, monk
 
 def test_a_lora_file_is_under_a_megabyte(tmp_path):
     """With the widths that the base has now."""
-    from train_base import unet
-
     pipe = type("Pipe", (), {"unet": unet(), "save_lora_weights": StableDiffusionPipeline.save_lora_weights})
-    _, save = train_style.lora(pipe, "blob")
+    _, save = recipe.lora(pipe, "blob")
     save(tmp_path / "it.safetensors")
     assert (tmp_path / "it.safetensors").stat().st_size < 1e6
 
@@ -108,11 +102,11 @@ def test_a_single_file_is_the_pipeline_up_to_its_rounding(plain, tmp_path):
 
 
 def test_captions_of_an_embedding_name_all_its_vectors(plain):
-    train_style.embedding(plain, "sepia")
-    ids = train_style.wordings(plain, [("a penguin", "snow", "<sepia>"), ("a fox", "beach", "<sepia>")])
+    recipe.embedding(plain, "sepia")
+    ids = recipe.wordings(plain, [("a penguin", "snow", "<sepia>"), ("a fox", "beach", "<sepia>")])
     first = plain.tokenizer.convert_tokens_to_ids("<sepia>")
     assert ids.shape == (2, 4, 16)
-    assert (ids >= first).sum(-1).tolist() == [[0, train_style.VECTORS, 0, train_style.VECTORS]] * 2
+    assert (ids >= first).sum(-1).tolist() == [[0, recipe.VECTORS, 0, recipe.VECTORS]] * 2
 
 
 def test_pictures_that_change_as_a_whole():
@@ -127,10 +121,8 @@ def test_pictures_that_change_as_a_whole():
 
 
 def test_every_style_has_a_page_whose_prompts_the_base_knows():
-    from train_base import base_words, words
-
-    assert train_style.PAGES.keys() == STYLES.keys()
-    for name, page in train_style.PAGES.items():
+    assert PAGES.keys() == STYLES.keys()
+    for name, page in PAGES.items():
         known = {*base_words(), *words([STYLES[name].trigger])}
         assert len(page.prompts) == 4
         assert not set(words([*page.prompts])) - known, name

@@ -4,45 +4,55 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-WEBVID_COLUMNS = ("videoid", "name")  # of a WebVid-style CSV; "page_dir" may name a folder below
+WEBVID_COLUMNS = ("videoid", "name")  # that a WebVid-style CSV must have; "page_dir" may name a folder below
 
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One row of a set of clips: where it lies and what it shows."""
+    """One entry of a set of clips: the video file, and what it shows."""
 
     path: Path
     caption: str
 
 
 def list_clips(source: str | Path, folder: str | Path | None = None) -> list[ClipEntry]:
-    """The clips of a folder of .mp4 (caption: ``NAME.txt`` beside, else the file's name) or of a WebVid-style CSV.
+    """The clips of a folder of .mp4 files, or of a WebVid-style CSV.
 
-    A CSV has the columns ``videoid`` and ``name`` (the caption), and optionally ``page_dir``; files are
-    ``folder/page_dir/videoid.mp4``, ``folder`` being the CSV's own unless given.
+    In a folder the caption of ``NAME.mp4`` is the text of ``NAME.txt``, else the name itself. A CSV has the columns
+    ``videoid`` and ``name`` (the caption), and perhaps ``page_dir``; the files are ``folder/page_dir/videoid.mp4``.
+    ``folder`` is by default the CSV's own. ``ValueError`` where there are no clips, or not these columns.
     """
     source = Path(source)
     if source.is_dir():
-        found = [ClipEntry(path, _caption(path)) for path in sorted(source.glob("*.mp4"))]
-        if not found:
-            raise ValueError(
-                f"no .mp4 in {source}: needed is a folder of clips, or a CSV with the columns {', '.join(WEBVID_COLUMNS)}"
-            )
-        return found
-    if not source.is_file() or source.suffix != ".csv":
-        raise ValueError(f"no folder or CSV of clips at {source}")
-    with open(source, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in WEBVID_COLUMNS if name not in (reader.fieldnames or [])]:
-            came = ", ".join(reader.fieldnames or []) or "none"
-            raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {came}")
-        rows = list(reader)
-    if not rows:
-        raise ValueError(f"{source} names no clips: it has its columns, and no rows below them")
-    root = Path(folder or source.parent)
-    return [ClipEntry(root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows]
+        return _list_folder(source)
+    if source.is_file() and source.suffix == ".csv":
+        return _list_table(source, Path(folder or source.parent))
+    raise ValueError(f"no folder or CSV of clips at {source}")
+
+
+def _list_folder(folder: Path) -> list[ClipEntry]:
+    clips = [ClipEntry(path, _caption(path)) for path in sorted(folder.glob("*.mp4"))]
+    if not clips:
+        columns = ", ".join(WEBVID_COLUMNS)
+        raise ValueError(f"no .mp4 in {folder}: give a folder of clips, or a CSV with the columns {columns}")
+    return clips
 
 
 def _caption(path: Path) -> str:
-    beside = path.with_suffix(".txt")
-    return beside.read_text(encoding="utf-8").strip() if beside.exists() else path.stem.replace("_", " ")
+    text = path.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() if text.exists() else path.stem.replace("_", " ")
+
+
+def _list_table(table: Path, folder: Path) -> list[ClipEntry]:
+    with open(table, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a mark at the beginning
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        rows = list(reader)
+    missing = [name for name in WEBVID_COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
+    if not rows:
+        raise ValueError(f"{table} names no clips: it has columns, but no rows below them")
+    return [
+        ClipEntry(folder / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows
+    ]

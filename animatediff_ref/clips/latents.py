@@ -1,4 +1,4 @@
-"""Clips as a training stage wants them: pixels and captions, encoded once."""
+"""From pixels and captions to latents and text states, and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from animatediff_ref.clips.video import check_clip, read_clip
 
 @dataclass
 class LatentClips:
-    """Clips as a training stage wants them: encoded once. ``latents[i]`` is (f, 4, h, w), scaled; ``text`` is (n, tokens, width)."""
+    """Clips for a training stage, encoded once."""
 
-    latents: Sequence[torch.Tensor]
-    text: torch.Tensor
+    latents: Sequence[torch.Tensor]  # of each clip (f, 4, h, w), scaled
+    text: torch.Tensor  # (n, tokens, width): the captions
     empty: torch.Tensor  # (tokens, width): the empty caption
 
     def __len__(self) -> int:
@@ -27,7 +27,11 @@ class LatentClips:
     def sample(
         self, count: int, num_frames: int, generator: torch.Generator, caption_dropout: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random windows of consecutive frames, (b, f, 4, h, w), and their text, (b, tokens, width), some of it emptied."""
+        """Random windows of ``count`` clips: latents (count, num_frames, 4, h, w) and text (count, tokens, width).
+
+        The share ``caption_dropout`` of the captions, on average, is the empty one. ``ValueError`` if a drawn clip is
+        shorter than ``num_frames``.
+        """
         latents, text = [], []
         for i in torch.randint(len(self), (count,), generator=generator).tolist():
             spare = len(self.latents[i]) - num_frames
@@ -42,9 +46,10 @@ class LatentClips:
 
 @torch.no_grad()
 def encode_pixels(vae: AutoencoderKL, pictures: np.ndarray, at_once: int = 16) -> torch.Tensor:
-    """Scaled latents of pictures or frames, uint8 (n, h, w, 3): float32 (n, 4, h / 8, w / 8), on the CPU; the mode, nothing drawn.
+    """Scaled latents, float32 (n, 4, h / 8, w / 8) on the CPU, of pictures or frames, uint8 (n, h, w, 3).
 
-    The divisor 8 is Stable Diffusion's; the mini world's autoencoder has 4. ``at_once`` pictures go through at a time.
+    They are the mode of the encoder's distribution: nothing is drawn. The 8 is Stable Diffusion's; the mini world's
+    autoencoder has 4. ``at_once`` pictures are encoded at a time.
     """
     pixels = rearrange(torch.from_numpy(check_clip(pictures)), "n h w c -> n c h w").contiguous()
     parts = []
@@ -56,7 +61,7 @@ def encode_pixels(vae: AutoencoderKL, pictures: np.ndarray, at_once: int = 16) -
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: torch.Tensor, at_once: int = 16) -> np.ndarray:
-    """Pictures, uint8 (n, h, w, 3), of scaled latents (n, 4, h / 8, w / 8): the other way of ``encode_pixels``."""
+    """Pictures, uint8 (n, h, w, 3), of scaled latents (n, 4, h / 8, w / 8); the inverse of ``encode_pixels``."""
     parts = []
     for part in latents.split(at_once):
         pixels = vae.decode(part.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
@@ -66,9 +71,10 @@ def decode_latents(vae: AutoencoderKL, latents: torch.Tensor, at_once: int = 16)
 
 @torch.no_grad()
 def encode_clips(pipe, clips: Sequence[ClipEntry], *, stride: int = 1, num_frames: int | None = None) -> LatentClips:
-    """Read, resize and encode clips with the pipeline's VAE and text encoder, once, for a training stage.
+    """Read and encode clips with the pipeline's VAE and text encoder, for a training stage.
 
-    Frames become squares of the pipeline's native size; captions longer than the context are cut.
+    Takes ``num_frames`` of every ``stride``-th frame (or all), cropped and resized to squares of the pipeline's native
+    size. Captions longer than the context are cut. ``ValueError`` for a video that is unreadable or too short.
     """
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     latents = []
@@ -80,7 +86,7 @@ def encode_clips(pipe, clips: Sequence[ClipEntry], *, stride: int = 1, num_frame
 
 @torch.no_grad()
 def encode_text(pipe, caption: str) -> torch.Tensor:
-    """The text encoder's states of a caption, float32 (1, tokens, width), on the CPU."""
+    """The text encoder's states of a caption: float32 (1, tokens, width), on the CPU."""
     tokens = pipe.tokenizer(
         caption, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
     )

@@ -1,4 +1,4 @@
-"""Generating: a personalised text-to-image pipeline, with a motion module in its UNet, makes a clip (paper section 4.4)."""
+"""Generating: a personalised image pipeline with a motion module in its UNet makes a clip (paper section 4.4)."""
 
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from animatediff_ref.method.inflation import injected
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import motion_scheduler
 
-SET_BY_ANIMATE = {
+SET_BY_ANIMATE = {  # option of a pipeline -> what to use instead
     "generator": "seed",
     "num_images_per_prompt": "num_frames",
     "output_type": "the returned uint8 array",
@@ -40,23 +40,24 @@ def animate(
     decode_chunk_size: int = 1,
     **options,
 ) -> np.ndarray:
-    """A clip of ``prompt``, uint8 (f, h, w, 3), from any Stable-Diffusion-1.x pipeline with a motion module in its UNet.
+    """A clip of ``prompt``, uint8 (f, h, w, 3), from a Stable-Diffusion-1.x pipeline with a motion module in its UNet.
 
-    The frames are the pipeline's images: as many as ``num_frames`` (by default those that ``inject`` was told), each from its own
-    noise, drawn on the CPU so that a seed means the same on every device.
-
-    - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for several clips
-      in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone. ``negative_prompt`` likewise.
-    - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, which motion modules were trained with, and gives the pipeline
-      its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). Pipelines and LoRAs made for LCM need ``"pipeline"``.
+    - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for
+      several clips in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone.
+      ``negative_prompt`` likewise.
+    - ``num_frames``: by default as many as ``inject`` was told.
+    - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
+    - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, with which motion modules were trained, and then
+      gives the pipeline its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). LCM needs ``"pipeline"``.
     - ``decode_chunk_size``: how many frames go through the decoder at a time.
-    - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... A picture there (PIL, or uint8 (h, w, 3))
-      serves all frames; of a clip (uint8 (f, h, w, 3) as from ``read_clip``; masks (f, h, w)) each frame gets its own, also
-      as ``ip_adapter_image``, where diffusers gives every image to every frame. Several clips with pictures of their own take
-      uint8 (n, f, h, w, 3); several ControlNets or adapters a list, a clip for each.
+    - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... ``as_rows`` lists which
+      pictures, clips and masks they may be; each frame gets its own, also as ``ip_adapter_image``. Several ControlNets
+      or adapters take a list, a clip for each.
 
-    Warns of words that the base was never taught, where its tokenizer says which it knows. Raises ``ValueError`` without a motion
-    module, for more frames than it has positions, and for prompts, clips or settings that do not fit.
+    While it runs, it changes scheduler, decoder and number of frames of ``pipe``, and then puts them back: no two
+    threads may animate one pipeline. Words that the base was never taught cause an ``UnknownWordsWarning``.
+    Raises ``ValueError`` without a motion module, for more frames than it has positions, and for prompts, clips or
+    settings that do not fit.
     """
     motion = _motion_in(pipe)
     _check_options(pipe, options, decode_chunk_size)
@@ -79,14 +80,16 @@ def animate(
                 output_type="np",
                 **options,
             ).images
-    made = (np.asarray(images) * 255).round().astype(np.uint8)
-    return made.reshape(clips, frames, *made.shape[1:]) if isinstance(prompt, list) else made
+    rows = (np.asarray(images) * 255).round().astype(np.uint8)
+    return rows.reshape(clips, frames, *rows.shape[1:]) if isinstance(prompt, list) else rows
 
 
 def _check_options(pipe, options: dict, decode_chunk_size: int) -> None:
-    if taken := sorted(options.keys() & SET_BY_ANIMATE.keys()):
-        raise ValueError(f"animate sets {taken[0]} itself: use {SET_BY_ANIMATE[taken[0]]}")
-    if unknown := sorted(options.keys() - signature(pipe.__call__).parameters):
+    not_here = sorted(options.keys() & SET_BY_ANIMATE.keys())
+    if not_here:
+        raise ValueError(f"animate sets {not_here[0]} itself: use {SET_BY_ANIMATE[not_here[0]]}")
+    unknown = sorted(options.keys() - signature(pipe.__call__).parameters)
+    if unknown:
         raise ValueError(f"{type(pipe).__name__} has no option {unknown[0]!r}")
     if not isinstance(decode_chunk_size, int) or decode_chunk_size < 1:
         raise ValueError(f"decode_chunk_size is a number of frames, at least 1; got {decode_chunk_size!r}")
@@ -95,7 +98,8 @@ def _check_options(pipe, options: dict, decode_chunk_size: int) -> None:
 def _motion_in(pipe) -> MotionModule:
     if getattr(pipe, "unet", None) is None:
         raise ValueError(f"animate needs a pipeline with a Stable-Diffusion-1.x UNet, got {type(pipe).__name__}")
-    if (motion := injected(pipe.unet)) is None:
+    motion = injected(pipe.unet)
+    if motion is None:
         raise ValueError("this pipeline's UNet has no motion module: call inject(pipe.unet, motion) first")
     return motion
 
@@ -103,9 +107,11 @@ def _motion_in(pipe) -> MotionModule:
 def _scheduler(pipe, schedule: str):
     if schedule not in ("official", "pipeline"):
         raise ValueError(f"schedule is 'official' or 'pipeline', got {schedule!r}")
-    if schedule == "official" and "original_inference_steps" in signature(pipe.__call__).parameters:
+    if schedule == "pipeline":
+        return pipe.scheduler
+    if "original_inference_steps" in signature(pipe.__call__).parameters:  # a pipeline made for LCM
         raise ValueError(f"{type(pipe).__name__} samples with its own scheduler only: use schedule='pipeline'")
-    return motion_scheduler() if schedule == "official" else pipe.scheduler
+    return motion_scheduler()
 
 
 def _in_chunks(decode: Callable, size: int) -> Callable:
@@ -116,12 +122,13 @@ def _in_chunks(decode: Callable, size: int) -> Callable:
         for start in range(0, len(latents), size):
             rows = slice(start, start + size)
             # generators are cut too, as are the pictures that some decoders look at
-            cut = {name: value[rows] if _by_row(value, latents) else value for name, value in options.items()}
+            cut = {name: value[rows] if _is_by_row(value, latents) else value for name, value in options.items()}
             parts.append(decode(latents[rows], return_dict=False, **cut)[0])
-        return DecoderOutput(torch.cat(parts)) if return_dict else (torch.cat(parts),)
+        pixels = torch.cat(parts)
+        return DecoderOutput(pixels) if return_dict else (pixels,)
 
     return in_chunks
 
 
-def _by_row(value, latents: torch.Tensor) -> bool:
-    return isinstance(value, (list, torch.Tensor)) and len(value) == len(latents)
+def _is_by_row(value, latents: torch.Tensor) -> bool:
+    return isinstance(value, list | torch.Tensor) and len(value) == len(latents)

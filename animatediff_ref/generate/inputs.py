@@ -1,4 +1,4 @@
-"""A clip as rows of a pipeline's batch: a prompt, a random generator and a picture for every frame."""
+"""Clips as rows of a pipeline's batch: a prompt, a random generator and a picture for every frame, clip after clip."""
 
 import re
 from collections.abc import Iterator
@@ -11,37 +11,43 @@ from diffusers import MultiAdapter, MultiControlNetModel
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-NEEDED = "a picture, uint8 (h, w, 3), or a clip of {frames} frames, (f, h, w, 3), or one for each clip, (n, f, h, w, 3); masks without the 3"
-
 
 def prompts_by_row(prompt, clips: int, frames: int) -> list[str]:
-    """The prompt of every frame of every clip."""
-    of_clips = prompt if isinstance(prompt, list) else [prompt] * clips
-    if not of_clips or len(of_clips) != clips:
-        raise ValueError(f"a list has one prompt for every clip, and at least one; got {len(of_clips)} for {clips}")
-    return [text for each in of_clips for text in _held(each, frames)]
+    """The prompt of every frame of every clip. ``ValueError`` for what is not a prompt, or not one for each clip."""
+    prompts = prompt if isinstance(prompt, list) else [prompt] * clips
+    if not prompts or len(prompts) != clips:
+        raise ValueError(f"a list has one prompt for every clip, and at least one; got {len(prompts)} for {clips}")
+    return [text for each in prompts for text in _prompts_of_clip(each, frames)]
 
 
-def _held(prompt: str | dict[int, str], frames: int) -> list[str]:
-    """The prompt of every frame of one clip."""
+def _prompts_of_clip(prompt: str | dict[int, str], frames: int) -> list[str]:
+    """The prompt of every frame; one of ``{frame: prompt}`` holds from its frame until the next."""
     changes = {0: prompt} if isinstance(prompt, str) else prompt
     if not isinstance(changes, dict) or not all(isinstance(text, str) for text in changes.values()):
         raise ValueError(
-            f"a prompt is a string, or strings by frame such as {{0: 'day', 8: 'night'}}, or a list of these; got {prompt!r}"
+            "a prompt is a string, or strings by frame such as {0: 'day', 8: 'night'}, or a list of these; "
+            f"got {prompt!r}"
         )
     if 0 not in changes or not changes.keys() <= set(range(frames)):
         raise ValueError(
-            f"prompts by frame start at frame 0 and change by frame {frames - 1} at the latest; got frames {list(changes)}"
+            f"prompts by frame start at frame 0 and change by frame {frames - 1} at the latest; "
+            f"got frames {list(changes)}"
         )
-    return [changes[max(start for start in changes if start <= frame)] for frame in range(frames)]
+    texts = []
+    for frame in range(frames):
+        texts.append(changes[frame] if frame in changes else texts[-1])
+    return texts
 
 
 def generators_by_row(seed: int, clips: int, frames: int) -> list[torch.Generator]:
-    """A generator for every row; the rows of a clip draw in turn from one that they share."""
+    """A generator for every row. The rows of clip ``i`` draw in turn from one generator, seeded with ``seed + i``."""
     if not hasattr(seed, "__index__"):
         raise ValueError(f"a seed is a whole number, got {seed!r}")
-    of_clips = [torch.Generator().manual_seed(int(seed) + i) for i in range(clips)]
-    return [generator for generator in of_clips for _ in range(frames)]
+    rows = []
+    for i in range(clips):
+        generator = torch.Generator().manual_seed(int(seed) + i)
+        rows += [generator] * frames
+    return rows
 
 
 class UnknownWordsWarning(UserWarning):
@@ -49,9 +55,11 @@ class UnknownWordsWarning(UserWarning):
 
 
 def unknown_words(tokenizer, prompt: str) -> list[str]:
-    """Words of ``prompt`` that the base was never taught; empty for a tokenizer that does not say, such as CLIP's own."""
+    """Words of ``prompt`` that the base was never taught; none for a tokenizer that does not say, such as CLIP's."""
     known = tokenizer.init_kwargs.get("known_words")
-    return [] if known is None else [word for word in words_of(prompt) if word not in known]
+    if known is None:
+        return []
+    return [word for word in words_of(prompt) if word not in known]
 
 
 def words_of(text: str) -> list[str]:
@@ -61,73 +69,102 @@ def words_of(text: str) -> list[str]:
 
 @contextmanager
 def instead(owner, name: str, value) -> Iterator[None]:
-    """Have ``owner.name`` be ``value`` for a while."""
-    own, before = name in vars(owner), getattr(owner, name)
+    """Have ``owner.name`` be ``value`` for a while. Everything that uses ``owner`` sees it, so one thread at a time."""
+    before = getattr(owner, name)
+    is_method = callable(before) and name not in vars(owner)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        if callable(before) and not own:
-            delattr(owner, name)  # uncovers the method of its class
+        if is_method:
+            delattr(owner, name)  # uncovers the method of the class
         else:
             setattr(owner, name, before)
 
 
 @contextmanager
 def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dict]:
-    """The pipeline's options, in which prompts, pictures and clips have an entry for every row of its batch."""
-    entries = {
-        name: _entries(name, option, clips, frames, several=name in _several(pipe)) for name, option in options.items()
-    }
-    if not _are_clips(options.get("ip_adapter_image")):
-        yield entries
+    """The options of a pipeline, with an entry for every row of the batch where they are prompts or pictures.
+
+    While it is open, a pipeline that is given a clip of image prompts (IP-Adapter) uses each of them for its own row.
+    """
+    several = _options_for_several(pipe)
+    rows = {name: _option_by_row(name, option, clips, frames, name in several) for name, option in options.items()}
+    if not _is_pictures(options.get("ip_adapter_image")):
+        yield rows
         return
     prepare = pipe.prepare_ip_adapter_image_embeds
 
-    def one_a_row(images, embeds, device, rows, guided):
-        return [branches.flatten(0, 1)[:, None] for branches in prepare(images, embeds, device, 1, guided)]
+    def one_image_prompt_a_row(images, embeds, device, rows, guided):
+        # diffusers gives all images to each row: (branches, images, ...) for a batch of 1
+        return [embeds.flatten(0, 1)[:, None] for embeds in prepare(images, embeds, device, 1, guided)]
 
-    with instead(pipe, "prepare_ip_adapter_image_embeds", one_a_row):
-        yield entries
+    with instead(pipe, "prepare_ip_adapter_image_embeds", one_image_prompt_a_row):
+        yield rows
 
 
-def _several(pipe) -> set[str]:
-    """The options that take a list with a clip for each of the pipeline's ControlNets or adapters."""
+def _options_for_several(pipe) -> set[str]:
+    """The options that take a list with a clip for each of several ControlNets or adapters of the pipeline."""
     nets = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
-    takes = signature(pipe.__call__).parameters
-    control = {"control_image" if "control_image" in takes else "image"}
-    return {"ip_adapter_image"} | (control if isinstance(nets, MultiControlNetModel | MultiAdapter) else set())
+    if not isinstance(nets, MultiControlNetModel | MultiAdapter):
+        return {"ip_adapter_image"}
+    has_control_image = "control_image" in signature(pipe.__call__).parameters
+    return {"ip_adapter_image", "control_image" if has_control_image else "image"}
 
 
-def _entries(name: str, option, clips: int, frames: int, several: bool):
-    if isinstance(option, np.ndarray) and option.dtype == bool:  # a mask
-        option = option.astype(np.uint8) * 255
+def _option_by_row(name: str, option, clips: int, frames: int, for_several: bool):
+    """One option of a pipeline, with an entry for every row if it has prompts or pictures; others stay as they are."""
     if name == "negative_prompt" and option is not None:
         return prompts_by_row(option, clips, frames)
-    if isinstance(option, Image.Image) and name != "ip_adapter_image":
-        return [option] * (clips * frames)
-    if not _are_clips(option):
-        return option
-    if isinstance(option, list) and not several:  # a list of frames, or of clips
-        option = np.stack(option)
-    pictures = [_pictures(name, each, clips, frames) for each in (option if isinstance(option, list) else [option])]
     if name == "ip_adapter_image":
-        return pictures
-    if isinstance(option, list):  # for several ControlNets: pipelines nest lists in two orders, tensors in one
-        return [VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(each)) for each in pictures]
-    return pictures[0]
+        if not _is_pictures(option):
+            return option
+        adapters = option if isinstance(option, list) else [option]
+        return [as_rows(each, clips, frames, name) for each in adapters]
+    if for_several and isinstance(option, list) and _is_pictures(option):
+        # as tensors: pipelines expect lists nested in one of two orders, but tensors in the same
+        return [_as_tensor(as_rows(each, clips, frames, name)) for each in option]
+    return as_rows(option, clips, frames, name)
 
 
-def _are_clips(option) -> bool:
-    """Whether this is a picture or a clip as an array, or a list of such."""
-    listed = option if isinstance(option, list) else [option]
-    return bool(listed) and all(isinstance(each, np.ndarray) and each.dtype == np.uint8 for each in listed)
+def as_rows(option, clips: int, frames: int, name: str = "the option"):
+    """Pictures for the rows of a batch, a list of ``clips * frames`` PIL images, from an option of a pipeline.
 
+    =============================================  ===================================================
+    option                                         the picture in the row of frame i of clip j
+    =============================================  ===================================================
+    a picture: PIL, or uint8 (h, w, 3)             that picture
+    a clip: uint8 (f, h, w, 3)                     picture i
+    several clips: uint8 (n, f, h, w, 3)           picture (j, i)
+    a list of such pictures or clips, not of PIL   as for the array that stacks them
+    anything else: number, tensor, list of PIL     none: the option is returned as it is
+    =============================================  ===================================================
 
-def _pictures(name: str, clip: np.ndarray, clips: int, frames: int) -> list[Image.Image]:
-    """One picture for every row, from a picture for all, one for every frame, or one for every frame of every clip."""
-    picture = clip.shape[-3:] if clip.shape[-1] == 3 else clip.shape[-2:]
-    pictures = [Image.fromarray(each) for each in clip.reshape(-1, *picture)]
+    Masks are the same without the 3, uint8 or bool. ``ValueError``, which calls the option ``name``, for other shapes.
+    """
+    if isinstance(option, Image.Image):
+        return [option] * (clips * frames)
+    if isinstance(option, np.ndarray) and option.dtype == bool:
+        option = option.astype(np.uint8) * 255
+    if not _is_pictures(option):
+        return option
+    array = np.stack(option) if isinstance(option, list) else option
+    picture_shape = array.shape[-3:] if array.shape[-1] == 3 else array.shape[-2:]
+    pictures = [Image.fromarray(picture) for picture in array.reshape(-1, *picture_shape)]
     if len(pictures) not in (1, frames, clips * frames):
-        raise ValueError(f"{name} needs {NEEDED.format(frames=frames)}; got shape {clip.shape}")
+        raise ValueError(
+            f"{name} needs a picture, uint8 (h, w, 3), or a clip of {frames} frames, (f, h, w, 3), "
+            f"or one for each clip, (n, f, h, w, 3); masks without the 3; got shape {array.shape}"
+        )
     return pictures * (clips * frames // len(pictures))
+
+
+def _is_pictures(option) -> bool:
+    """Whether this is a uint8 array, or a list of them."""
+    arrays = option if isinstance(option, list) else [option]
+    return bool(arrays) and all(isinstance(each, np.ndarray) and each.dtype == np.uint8 for each in arrays)
+
+
+def _as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """Pictures as (n, 3, h, w), from 0 to 1."""
+    return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(pictures))

@@ -62,13 +62,12 @@ def optical_flow(clip: np.ndarray) -> np.ndarray:
     grey = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA) for frame in clip]
     grain = np.random.default_rng(0).normal(0, GRAIN, grey[0].shape)
     grainy = [np.round(frame + grain).clip(0, 255).astype(np.uint8) for frame in grey]
-    flow = [
-        _farneback(*pair) - _farneback(pair[0], pair[0]) for pair in pairwise(grainy)
-    ]  # at edges the latter is not 0
+    flow = [farneback(*pair) - farneback(pair[0], pair[0]) for pair in pairwise(grainy)]  # at edges the latter is not 0
     return np.stack([cv2.resize(one, (width, height)) for one in flow]) / np.float32(scale)
 
 
-def _farneback(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def farneback(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Flow from one grey picture, uint8 (h, w), to the next: (h, w, 2), pixels."""
     return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 4, WINDOW, 3, 5, 1.1, 0)
 
 
@@ -83,7 +82,12 @@ def flow_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
     """
     if mask is not None and np.shape(mask) != np.shape(clip)[:3]:
         raise ValueError(f"a mask has the shape {np.shape(clip)[:3]} of its clip's frames, got {np.shape(mask)}")
-    length = np.linalg.norm(optical_flow(clip), axis=-1) / min(np.shape(clip)[1:3])
+    return amount_of(optical_flow(clip), mask)
+
+
+def amount_of(flow: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """What ``flow_amount`` says of a clip whose flow, (f - 1, h, w, 2), is known."""
+    length = np.linalg.norm(flow, axis=-1) / min(flow.shape[1:3])
     if mask is not None:
         inside = np.asarray(mask, bool)[:-1]
         return float(length[inside].mean()) if inside.any() else 0.0

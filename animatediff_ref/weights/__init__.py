@@ -1,1 +1,1 @@
-"""Files of the method's parts, both ways: read, told apart, written and converted. No mathematics."""
+"""Files of the method's parts, both ways: read, identified, written and converted. No mathematics."""

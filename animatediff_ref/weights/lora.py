@@ -1,4 +1,4 @@
-"""MotionLoRAs and domain adapters in and out of files: published ones, this package's, diffusers', peft's and kohya's."""
+"""MotionLoRAs and domain adapters in and out of files: published, this package's, diffusers', peft's and kohya's."""
 
 import re
 import warnings
@@ -28,20 +28,20 @@ from animatediff_ref.mini.files import resolve
 from animatediff_ref.weights.identify import identify
 from animatediff_ref.weights.lora_file import concatenated, pairs_of, save_pairs
 from animatediff_ref.weights.names import lora_part
-from animatediff_ref.weights.tensors import STRAY, read_weights
+from animatediff_ref.weights.tensors import NOT_WEIGHTS, read_weights
 
 
 class SkippedLayersWarning(UserWarning):
-    """A LoRA has layers for places that the module it was loaded on has not."""
+    """A LoRA has layers for places that the module it was loaded on does not have."""
 
 
 def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, weight: float = 1.0) -> None:
-    """Put the MotionLoRA of a file on ``motion`` beside those already there, weighed by ``weight``; negative turns its motion round.
+    """Put the MotionLoRA of a file (paper section 4.3) on ``motion``, beside those already there.
 
-    ``name`` (by default the file's stem) is what ``set_motion_loras`` knows it by; one of that name is replaced. Reads published
-    files, those saved here, diffusers' and peft's, and kohya's with their alphas. Layers of a middle block that ``motion`` has not
-    (a LoRA made for v2 on a v1 or v3) are skipped with a ``SkippedLayersWarning`` warning; a LoRA without them leaves ``motion``'s as they
-    are. Raises ``ValueError`` if the file is something else or does not fit; ``motion`` is then as it was.
+    ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
+    ``set_motion_loras`` calls it; one already loaded by that name is replaced. Layers of a middle block that ``motion``
+    does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``. Raises ``ValueError``
+    if the file is something else or does not fit; ``motion`` is then as it was.
     """
     path = Path(path)
     name = name or path.stem.replace(".", "_")
@@ -55,7 +55,8 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     _check_fit(path, fitting, linear_shapes(motion))
     _check_places(path, fitting, [place for place in motion.places if not place.startswith("mid_block")])
     if middle:
-        warnings.warn(f"{path}: skipped {len(middle)} layers of the middle block, which this motion module has not", SkippedLayersWarning, stacklevel=2)  # fmt: skip
+        skipped = f"skipped {len(middle)} layers of the middle block, which this motion module does not have"
+        warnings.warn(f"{path}: {skipped}", SkippedLayersWarning, stacklevel=2)
     if name in motion_loras(motion):
         unload_motion_loras(motion, name)
     put_adapter(motion, name, fitting)
@@ -63,12 +64,13 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
 
 def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, format: str = "official") -> None:
-    """Write a MotionLoRA of ``motion`` as it was loaded or trained, whatever its weight now; ``name`` may be left out if it is the only one.
+    """Write a MotionLoRA of ``motion`` as it was loaded or trained, whatever its weight is now.
 
-    Formats: ``"official"`` (.safetensors, or .ckpt for the official code), ``"diffusers"`` (peft's names, for
-    ``pipe.load_lora_weights``), ``"kohya"`` (with alphas). Its numbers have the dtype of ``motion``: on a float16 module they were
-    rounded when they were loaded. ``ValueError`` for a name that is not loaded, another format or suffix, and layers that a format
-    has no names for.
+    ``name`` may be left out if there is only one. Formats: ``"official"`` (.safetensors, or .ckpt for the official
+    code), ``"diffusers"`` (peft's names, for ``pipe.load_lora_weights``), ``"kohya"`` (with alphas). The numbers have
+    the dtype of ``motion``: a float16 module rounded them when they were loaded.
+
+    Raises ``ValueError`` for a name that is not loaded, another format or suffix, and layers that a format cannot name.
     """
     there = motion_loras(motion)
     if name is None and len(there) == 1:
@@ -79,7 +81,10 @@ def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
 
 def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, format: str = "official") -> None:
-    """Merge files of MotionLoRAs, each with a weight, into one file that does the same at weight 1. Its rank is the sum of theirs."""
+    """Merge files of MotionLoRAs, each with a weight, into one file that does the same at weight 1.
+
+    Its rank is the sum of theirs. ``ValueError`` for no file, and for files that were made for different models.
+    """
     if not weights:
         raise ValueError("merging needs at least one MotionLoRA, got none")
     merged = concatenated((read_lora(Path(file), "MotionLoRA"), weight) for file, weight in weights.items())
@@ -87,24 +92,17 @@ def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, fo
 
 
 def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: float = 1.0) -> None:
-    """Put the domain adapter of a file (or ``"mini"``) on ``unet``, weighed by ``scale``.
+    """Put the domain adapter (paper section 4.1) of a file, or ``"mini"``, on ``unet``, weighed by ``scale``.
 
-    Reads published files, those saved here, diffusers' and peft's, and kohya's with their alphas. Raises ``ValueError`` if the file
-    holds something else, or an adapter for a UNet of other widths; ``unet`` is then as before.
+    Raises ``ValueError`` if the file holds something else, or an adapter for a UNet of other widths; ``unet`` is then
+    as it was.
     """
     unet = uncompiled(unet)
     path = resolve("domain adapter", path)
     pairs = read_lora(path, "domain adapter", "style LoRA")
-    if other := [layer for layer in pairs if not re.fullmatch(SPATIAL, layer)]:
-        raise ValueError(f"{path} is no domain adapter: that changes attention projections alone, this also {other[0]}")
-    needed = linear_shapes(unet, SPATIAL)
-    _check_fit(path, pairs, needed)
-    if missing := sorted(needed.keys() - pairs.keys()):
-        raise ValueError(f"{path} does not fit this UNet: a domain adapter has all attentions, it lacks {missing[0]}")
-    if len(ranks := {pair.rank for pair in pairs.values()}) != 1:
-        raise ValueError(f"{path}: a domain adapter has one rank, got {', '.join(map(str, sorted(ranks)))}")
+    rank = _checked_rank(path, pairs, unet)
     trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    add_domain_adapter(unet, ranks.pop())
+    add_domain_adapter(unet, rank)  # freezes everything
     fill_adapter(unet, DOMAIN, pairs)
     for parameter in trainable:
         parameter.requires_grad_(True)
@@ -112,46 +110,66 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
 
 
 def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: str = "official") -> None:
-    """Write the domain adapter of ``unet`` in a format of ``save_motion_lora``'s."""
-    if not (pairs := pairs_on(unet, DOMAIN)):
+    """Write the domain adapter of ``unet`` in one of the formats of ``save_motion_lora``."""
+    pairs = pairs_on(unet, DOMAIN)
+    if not pairs:
         raise ValueError("this UNet has no domain adapter to save")
     save_pairs(pairs, path, format, kind="domain_adapter")
 
 
 def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
-    """The low-rank changes in a file that must be one of ``kinds`` (of ``inspect_file``), and nothing besides them."""
+    """The low-rank changes in a file, by layer. ``ValueError`` unless it is one of ``kinds`` and holds nothing else."""
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind not in kinds:
         raise info.refusal(kinds[0])
-    if stray := [name for name in weights.tensors if not lora_part(name) and name not in STRAY]:
-        raise ValueError(f"{path} holds a tensor that is no part of a {kinds[0]}: {stray[0]}")
+    strangers = [name for name in weights.tensors if not lora_part(name) and name not in NOT_WEIGHTS]
+    if strangers:
+        raise ValueError(f"{path} holds a tensor that is no part of a {kinds[0]}: {strangers[0]}")
     pairs = pairs_of(weights)
     if info.kind == "MotionLoRA":
         _check_places(path, pairs)
     return pairs
 
 
+def _checked_rank(path: Path, pairs: Mapping[str, LowRank], unet: UNet2DConditionModel) -> int:
+    """The rank of a domain adapter, which must change every attention projection of ``unet`` and nothing else."""
+    other = [layer for layer in pairs if not re.fullmatch(SPATIAL, layer)]
+    if other:
+        raise ValueError(
+            f"{path} is not a domain adapter, which only changes attention projections: it changes {other[0]}"
+        )
+    needed = linear_shapes(unet, SPATIAL)
+    _check_fit(path, pairs, needed)
+    missing = sorted(needed.keys() - pairs.keys())
+    if missing:
+        raise ValueError(f"{path} does not fit this UNet: a domain adapter has all attentions, it lacks {missing[0]}")
+    ranks = {pair.rank for pair in pairs.values()}
+    if len(ranks) != 1:
+        raise ValueError(f"{path}: a domain adapter has one rank, got {', '.join(map(str, sorted(ranks)))}")
+    return ranks.pop()
+
+
 def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tuple[int, int]]) -> None:
+    """Each change must have the shape (out, in) of its layer in the model."""
     for layer, pair in pairs.items():
-        came = (pair.up.shape[0], *pair.down.shape[1:])
-        if needed.get(layer) != came:
-            raise ValueError(
-                f"{path} does not fit: {layer} is {needed.get(layer, 'not there')} in the model, {came} in the file"
-            )
+        shape = (pair.up.shape[0], *pair.down.shape[1:])
+        if needed.get(layer) != shape:
+            in_model = needed.get(layer, "not there")
+            raise ValueError(f"{path} does not fit: {layer} is {in_model} in the model, {shape} in the file")
 
 
 def _check_places(path: Path, pairs: Mapping[str, LowRank], places: Iterable[str] = ()) -> None:
-    """A MotionLoRA changes the same layers at every place; one that does not has lost some."""
-    layers: dict[str, set[str]] = {place: set() for place in places}
+    """A MotionLoRA must change the same layers at every place, among them all of ``places``."""
+    layers_at: dict[str, set[str]] = {place: set() for place in places}
     for layer in pairs:
         place, _, rest = layer.partition(".temporal_transformer.")
-        layers.setdefault(place, set()).add(rest)
-    if absent := {"down_blocks", "up_blocks"} - {place.split(".")[0] for place in layers}:
+        layers_at.setdefault(place, set()).add(rest)
+    absent = {"down_blocks", "up_blocks"} - {place.split(".")[0] for place in layers_at}
+    if absent:
         raise ValueError(f"{path} is incomplete: it has nothing for {' and '.join(sorted(absent))}")
-    every = set().union(*layers.values())
-    for place, rest in layers.items():
-        if rest != every:
-            raise ValueError(
-                f"{path} is incomplete: at {place} it lacks {sorted(every - rest)[0]}, which it has elsewhere"
-            )
+    everywhere = set().union(*layers_at.values())
+    for place, layers in layers_at.items():
+        lost = sorted(everywhere - layers)
+        if lost:
+            raise ValueError(f"{path} is incomplete: at {place} it lacks {lost[0]}, which it has elsewhere")

@@ -17,20 +17,20 @@ from animatediff_ref.weights.identify import config_of, identify, is_unet_dump, 
 from animatediff_ref.weights.names import diffusers_name, published_name
 from animatediff_ref.weights.tensors import (
     ADAPTER_WEIGHTS,
-    DTYPES,
-    STRAY,
+    NOT_WEIGHTS,
+    WRITTEN_DTYPES,
     Weights,
     read_weights,
     save_tensors,
     written_aside,
 )
 
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}  # of the noise in training
+POSITIONS = "pos_encoder.pe"  # how the name of a position table ends
+
 
 class PlainFileWarning(UserWarning):
     """A file without metadata will be taken for another configuration than that of the module saved in it."""
-
-
-SCHEDULE = json.dumps({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"})
 
 
 def load_motion_module(
@@ -40,36 +40,30 @@ def load_motion_module(
     norms: str | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> MotionModule:
-    """Read a motion module: the name ``"mini"``, a published ``.ckpt`` or ``.safetensors``, one saved here, or a folder of diffusers.
+    """Read a motion module: ``"mini"``, a published or own ``.ckpt`` or ``.safetensors``, or a diffusers folder.
 
-    Files of this package say what they are. For others the version is told from keys and shapes (a mid block: v2; 24 positions:
-    v1; else v3), with that version's official norms; ``config`` overrides all of it. ``norms="official"`` or ``"diffusers"`` sets the
-    norm convention alone: diffusers' pipelines pool the entry norm over frames, whatever file they load, so its folders do not say.
-    ``dtype=None`` keeps the file's numbers. Weights are memory-mapped where the format allows and the dtype is right, and adopted
-    without a copy: do not overwrite the file in place while the module is in use.
+    ``config`` overrides what the file says or looks like (a middle block: v2; 24 positions: v1; else v3, each with its
+    official norms). ``norms="official"`` or ``"diffusers"`` sets the norm convention only. ``dtype=None`` keeps the
+    dtypes of the file. Weights are memory-mapped where format and dtype allow it, without a copy: do not overwrite the
+    file in place while the module is in use.
 
-    Raises ``ValueError`` that names the file, what it is and what was needed, if it is no motion module or does not fit ``config``.
+    Raises ``ValueError``, which names the file, if it is not a motion module or does not fit ``config``.
     """
-    if dtype not in (None, *DTYPES):
-        raise ValueError(f"a motion module has one of the dtypes {', '.join(map(str, DTYPES))}, got {dtype!r}")
+    _check_dtype(dtype)
     path = resolve("motion module", path)
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind != "motion module":
         raise info.refusal("motion module")
+    _check_names(path, weights)
     tensors = motion_tensors(weights)
-    stray = [name for name in weights.tensors if not published_name(name) and name not in STRAY]
-    if stray and not is_unet_dump(weights):
-        raise ValueError(
-            f"{path} holds tensors that no motion module has: {', '.join(stray[:3])}{' ...' * (len(stray) > 3)}"
-        )
-    config, places = _with_norms(config or info.config, norms), widths_of(tensors)
-    if config.mid_block != any(place.startswith("mid_block") for place in places):
-        has, other = ("a", "none") if config.mid_block else ("no", "one")
-        raise ValueError(f"{path} is forced as {config.version}, which has {has} mid block; the file has {other}")
+    places = widths_of(tensors)
+    config = _with_norms(config or info.config, norms)
+    _check_mid_block(path, config, places)
+    frames = min(info.num_frames or 16, config.num_positions)
     try:
         with torch.device("meta"):
-            motion = MotionModule(config, places, min(info.num_frames or 16, config.num_positions))
+            motion = MotionModule(config, places, frames)
         _fill(motion, tensors, dtype)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
@@ -79,43 +73,52 @@ def load_motion_module(
 def save_motion_module(
     motion: MotionModule, path: str | Path, format: str = "official", dtype: torch.dtype | None = None
 ) -> None:
-    """Write a motion module, whole or not at all; MotionLoRAs on it are left out (see ``fuse_motion_loras``).
+    """Write a motion module, whole or not at all. MotionLoRAs on it are left out (see ``fuse_motion_loras``).
 
-    ``format="official"``: a ``.safetensors`` with the published key names, whose metadata carry version, norms, frames and schedule;
-    or a plain ``.ckpt`` for the official code. ``format="diffusers"``: a folder for ``MotionAdapter.from_pretrained``. Note that
-    diffusers then pools the entry norm over frames: a module with official norms gives slightly other clips there.
-    ``dtype`` is that of the file, by default the module's own. A ``.ckpt`` holds no metadata: warns with a ``PlainFileWarning`` where it will
-    be taken for another configuration. Raises ``ValueError`` for another suffix, format or dtype, for numbers that the dtype cannot
-    hold, and for a folder that holds other things.
+    - ``format="official"``: a ``.safetensors`` with published names and metadata (version, norms, frames, schedule), or
+      a plain ``.ckpt`` for the official code. A ``.ckpt`` holds no metadata: a ``PlainFileWarning`` says if it will be
+      taken for another configuration.
+    - ``format="diffusers"``: a folder for ``MotionAdapter.from_pretrained``. diffusers then pools the entry norm over
+      frames, so a module with official norms gives slightly other clips there.
+
+    ``dtype`` is that of the file, by default the module's own. Raises ``ValueError`` for another suffix, format or
+    dtype, for numbers that the dtype cannot hold, and for a folder that holds other things.
     """
-    if dtype not in (None, *DTYPES):
-        raise ValueError(f"a motion module is written in one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-    state = {name: value.to(dtype or value.dtype) for name, value in _plain_state(motion).items()}
-    metadata = {
-        "kind": "motion_module",
-        "version": motion.config.version,
-        "config": json.dumps(asdict(motion.config)),
-        "num_frames": str(motion.num_frames),
-        "schedule": SCHEDULE,
-        "format": "pt",
-    }
+    _check_dtype(dtype)
+    state = {name: value.to(dtype or value.dtype) for name, value in _state_without_loras(motion).items()}
     if format == "official":
-        save_tensors(state, path, metadata)
+        save_tensors(state, path, _metadata(motion))
         if Path(path).suffix == ".ckpt" and config_of(Weights(state, {}), state) != motion.config:
-            warnings.warn(
-                f"{path} cannot say what it is: load it with config={motion.config}", PlainFileWarning, stacklevel=2
-            )
+            message = f"{path} cannot say what it is: load it with config={motion.config}"
+            warnings.warn(message, PlainFileWarning, stacklevel=2)
     elif format == "diffusers":
-        _save_adapter(motion, state, Path(path), metadata)
+        folder = Path(path)
+        _check_adapter_folder(folder)
+        _write_adapter(_empty_adapter(motion), state, folder, _metadata(motion))
     else:
         raise ValueError(f"a motion module is written in the format 'official' or 'diffusers', got {format!r}")
 
 
-def _plain_state(motion: MotionModule) -> dict[str, torch.Tensor]:
-    """The state of a motion module as if no MotionLoRA were on it."""
-    return {
-        name.replace(".base_layer", ""): value for name, value in motion.state_dict().items() if ".lora_" not in name
-    }
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype not in (None, *WRITTEN_DTYPES):
+        dtypes = ", ".join(map(str, WRITTEN_DTYPES))
+        raise ValueError(f"a motion module has one of the dtypes {dtypes}, got {dtype!r}")
+
+
+def _check_names(path: Path, weights: Weights) -> None:
+    """A file may hold a whole UNet besides the motion module, but nothing else."""
+    strangers = [name for name in weights.tensors if not published_name(name) and name not in NOT_WEIGHTS]
+    if strangers and not is_unet_dump(weights):
+        names = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        raise ValueError(f"{path} holds tensors that no motion module has: {names}")
+
+
+def _check_mid_block(path: Path, config: MotionConfig, places: Mapping[str, int]) -> None:
+    in_file = any(place.startswith("mid_block") for place in places)
+    if config.mid_block and not in_file:
+        raise ValueError(f"{path} is forced as {config.version}, which has a mid block; the file has none")
+    if in_file and not config.mid_block:
+        raise ValueError(f"{path} is forced as {config.version}, which has no mid block; the file has one")
 
 
 def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
@@ -129,71 +132,106 @@ def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
 
 
 def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
-    """Let a motion module on the meta device adopt tensors; position tables may be missing or of other length, they are known."""
+    """Let a motion module on the meta device adopt tensors of a file. All must fit, and none may be left over.
+
+    Position tables are computed where the file has none, or one of another length.
+    """
     filled = {}
     for name, own in motion.state_dict().items():
-        came = tensors.get(name)
-        if name.endswith("pos_encoder.pe"):
-            filled[name] = _positions(name, came, own.shape).to(dtype)
-        elif came is None or came.shape != own.shape:
-            raise ValueError(
-                f"{name} needs shape {tuple(own.shape)}, the file has {None if came is None else tuple(came.shape)}"
-            )
+        tensor = tensors.get(name)
+        if name.endswith(POSITIONS):
+            filled[name] = _positions(name, tensor, own.shape).to(dtype)
+        elif tensor is None or tensor.shape != own.shape:
+            shape = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"{name} needs shape {tuple(own.shape)}, the file has {shape}")
         else:
-            filled[name] = came.to(dtype or came.dtype)
-    if surplus := [name for name in tensors if name not in filled and not name.endswith("pos_encoder.pe")]:
-        raise ValueError(
-            f"it has no {surplus[0]}, the file does" + (f", and {len(surplus) - 1} more" if surplus[1:] else "")
-        )
+            filled[name] = tensor.to(dtype or tensor.dtype)
+    surplus = [name for name in tensors if name not in filled and not name.endswith(POSITIONS)]
+    if surplus:
+        others = f", and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        raise ValueError(f"it has no {surplus[0]}, the file does{others}")
     motion.load_state_dict(filled, assign=True)
 
 
-def _positions(name: str, came: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
-    """The table of positions: the file's if it fits, else computed; it must be the sinusoids' either way."""
+def _positions(name: str, table: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+    """The position table of ``shape`` (1, positions, channels): the file's if it fits, else computed.
+
+    ``ValueError`` if the file's holds anything but the sinusoids of ``sinusoidal_positions``.
+    """
     _, rows, channels = shape
-    table = sinusoidal_positions(rows, channels)
-    if came is None:
-        return table
-    if came.ndim != 3 or came.shape[2] != channels:
-        raise ValueError(f"{name} needs shape (1, positions, {channels}), the file has {tuple(came.shape)}")
-    shared = min(rows, came.shape[1])
-    if not torch.allclose(came[:, :shared].float(), table[:, :shared], atol=1e-2):
+    computed = sinusoidal_positions(rows, channels)
+    if table is None:
+        return computed
+    if table.ndim != 3 or table.shape[2] != channels:
+        raise ValueError(f"{name} needs shape (1, positions, {channels}), the file has {tuple(table.shape)}")
+    shared = min(rows, table.shape[1])
+    if not torch.allclose(table[:, :shared].float(), computed[:, :shared], atol=1e-2):
         raise ValueError(f"{name} is not the sinusoidal table: this module was trained with other positions")
-    return came if came.shape == shape and came.dtype == table.dtype else table
+    return table if table.shape == shape and table.dtype == computed.dtype else computed
 
 
-def _save_adapter(motion: MotionModule, state: dict[str, torch.Tensor], folder: Path, metadata: dict[str, str]) -> None:
-    config = motion.config
-    known = {"config.json", *ADAPTER_WEIGHTS}
+def _state_without_loras(motion: MotionModule) -> dict[str, torch.Tensor]:
+    state = motion.state_dict()
+    return {name.replace(".base_layer", ""): value for name, value in state.items() if ".lora_" not in name}
+
+
+def _metadata(motion: MotionModule) -> dict[str, str]:
+    return {
+        "kind": "motion_module",
+        "version": motion.config.version,
+        "config": json.dumps(asdict(motion.config)),
+        "num_frames": str(motion.num_frames),
+        "schedule": json.dumps(SCHEDULE),
+        "format": "pt",
+    }
+
+
+def _check_adapter_folder(folder: Path) -> None:
+    """A MotionAdapter is written to a new folder, or over another MotionAdapter."""
     if folder.suffix in (".ckpt", ".safetensors", ".bin") or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"diffusers' format is a folder, and {folder} is or would be a file")
-    if folder.is_dir() and (other := sorted({path.name for path in folder.iterdir()} - known)):
-        raise ValueError(
-            f"{folder} holds other things ({other[0]}): name a new folder, or one that holds nothing but a MotionAdapter"
-        )
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    other = sorted(there - {"config.json", *ADAPTER_WEIGHTS})
+    if other:
+        raise ValueError(f"{folder} holds other things ({other[0]}): name a new folder, or one of a MotionAdapter only")
+
+
+def _empty_adapter(motion: MotionModule) -> MotionAdapter:
+    """diffusers' class for a motion module of this configuration, without numbers: on the meta device."""
+    config = motion.config
     if not config.positions or config.num_attentions != 2:
-        raise ValueError(f"diffusers' MotionAdapter has positions and two attentions in a block, got positions={config.positions}, num_attentions={config.num_attentions}")  # fmt: skip
-    levels: dict[str, list[int]] = {}
+        raise ValueError(
+            "diffusers' MotionAdapter has positions and two attentions in a block, "
+            f"got positions={config.positions}, num_attentions={config.num_attentions}"
+        )
+    widths_by_level: dict[str, list[int]] = {}
     for place, channels in motion.places.items():
         if place.startswith("down_blocks"):
-            levels.setdefault(place.split(".")[1], []).append(channels)
+            widths_by_level.setdefault(place.split(".")[1], []).append(channels)
     with torch.device("meta"):
-        adapter = MotionAdapter(
-            block_out_channels=tuple(widths[0] for widths in levels.values()),
-            motion_layers_per_block=tuple(len(widths) for widths in levels.values()),
+        return MotionAdapter(
+            block_out_channels=tuple(widths[0] for widths in widths_by_level.values()),
+            motion_layers_per_block=tuple(len(widths) for widths in widths_by_level.values()),
             motion_num_attention_heads=config.num_heads,
             motion_norm_num_groups=config.norm_groups,
             motion_max_seq_length=config.num_positions,
             use_motion_mid_block=config.mid_block,
         )
+
+
+def _write_adapter(
+    adapter: MotionAdapter, state: Mapping[str, torch.Tensor], folder: Path, metadata: Mapping[str, str]
+) -> None:
+    """Write the configuration of ``adapter`` and the weights of ``state``, which has published names."""
     renamed = {diffusers_name(name): value for name, value in state.items()}
-    if missing := adapter.state_dict().keys() - renamed.keys():
-        raise ValueError(f"diffusers' MotionAdapter also needs {sorted(missing)[0]}: it has modules after every ResNet of a UNet of equal blocks")  # fmt: skip
+    needed = list(adapter.state_dict())
+    missing = sorted(name for name in needed if name not in renamed)
+    if missing:
+        raise ValueError(
+            f"diffusers' MotionAdapter also needs {missing[0]}: "
+            "it has modules after every ResNet of a UNet whose blocks all have as many"
+        )
     with written_aside(folder) as aside:
         aside.mkdir()
         adapter.save_config(aside)
-        save_tensors(
-            {name: renamed[name] for name in adapter.state_dict()},
-            aside / "diffusion_pytorch_model.safetensors",
-            metadata,
-        )
+        save_tensors({name: renamed[name] for name in needed}, aside / ADAPTER_WEIGHTS[0], metadata)

@@ -1,10 +1,10 @@
 """Fetch the emoji artwork and write it as 64-pixel sprite sheets and looping clips of sprites.
 
-    python data/recipes/artwork.py            # needs npm; 730 MB of downloads, kept in .cache/
+    python -m recipes.art.artwork             # needs npm; 740 MB of downloads, kept in .cache/
 
-Writes ``data/concepts.csv`` (the concepts that the base styles draw, with what we know of each) and one lossless sheet a
-style, a grid of 64x64 RGBA sprites in the order of the CSV: of every ``still`` for the base styles, of every ``base``
-concept for the personalised ones. What is ShareAlike goes into a folder of its own.
+Writes ``data/concepts.csv`` (the concepts that the base styles draw, with what we know of each) and one lossless
+sheet a style, a grid of 64x64 RGBA sprites in the order of the CSV: of every ``still`` for the base styles, of every
+``base`` concept for the personalised ones. What is ShareAlike goes into a folder of its own.
 """
 
 import csv
@@ -17,18 +17,20 @@ from pathlib import Path
 
 from PIL import Image
 from resvg_py import svg_to_bytes
-from world import COLUMNS, DATA, SPRITE, sheet
+
+from recipes.art.world import BASE_STYLES, COLUMNS, SPRITE, sheet
+from recipes.common.paths import DATA
 
 CACHE = DATA.parent / ".cache" / "artwork"
-BASE_STYLES = {"noto": "@iconify-json/noto@1.2.9", "twemoji": "@iconify-json/twemoji@1.2.5"}
-PERSONAL_STYLES = {
+BASE_SETS = {"noto": "@iconify-json/noto@1.2.9", "twemoji": "@iconify-json/twemoji@1.2.5"}
+PERSONAL_SETS = {
     "blob": "@iconify-json/noto-v1@1.2.5",
     "emojione": "@iconify-json/emojione@1.2.3",
     "flat": "@iconify-json/fluent-emoji-flat@1.2.6",
     "ink": "@iconify-json/fluent-emoji-high-contrast@1.2.6",
     "openmoji": "@iconify-json/openmoji@1.2.29",
 }
-STYLES = BASE_STYLES | PERSONAL_STYLES
+SETS = BASE_SETS | PERSONAL_SETS
 INK = "#17171f"  # the colour of sets that leave it to the page
 ANIMATED = [f"@lobehub/fluent-emoji-anim-{part}@1.0.0" for part in (1, 2, 3, 4)]
 LABELS = "emojibase-data@17.0.0"
@@ -43,11 +45,15 @@ light bulb, mushroom, pineapple, pizza, red apple, rose, soccer ball, strawberry
 NO_ARTICLE = ("hearts", "hands", "prints", "notes", "mugs", "glasses", "drops", "points", "eyes", "ears", "fire", "fog")
 
 
-def package(name: str) -> Path:
-    """The unpacked folder of an npm package ``@scope/name@version``, downloaded once."""
+def unpacked(name: str) -> Path:
+    """Where an npm package ``@scope/name@version`` lies once it is downloaded."""
     stem, version = name.rsplit("@", 1)
-    folder = CACHE / f"{re.sub('[@/]+', '-', stem).strip('-')}-{version}"
-    if not folder.exists():
+    return CACHE / f"{re.sub('[@/]+', '-', stem).strip('-')}-{version}"
+
+
+def package(name: str) -> Path:
+    """The unpacked folder of an npm package, downloaded once."""
+    if not (folder := unpacked(name)).exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         archive = folder.with_name(f"{folder.name}.tgz")
         if not archive.exists():
@@ -86,8 +92,8 @@ def slug(label: str) -> str:
 
 def vectors(style: str, known: dict[str, dict]) -> dict[str, str]:
     """SVG text of each known code point in a style; sets without a code-point table are joined by label."""
-    icons = table(package(STYLES[style]), "icons.json")
-    names = {key(code): name for code, name in table(package(STYLES[style]), "chars.json").items()}
+    icons = table(package(SETS[style]), "icons.json")
+    names = {key(code): name for code, name in table(package(SETS[style]), "chars.json").items()}
     found = {}
     for code, row in known.items():
         name = names.get(code, slug(row["label"]))
@@ -115,13 +121,14 @@ def animations(known: dict[str, dict]) -> dict[str, Path]:
     return {code: path for code, path in open_ones.items() if getattr(Image.open(path), "n_frames", 1) > 1}
 
 
-def write_sheet(images: list[Image.Image], path: Path) -> None:
+def write_sheet(images: list[Image.Image], path: Path, effort: int = 6) -> None:
+    """Write sprites as one picture without loss, smaller by more ``effort``, 0 to 6."""
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGBA", (COLUMNS * SPRITE, rows * SPRITE))
     for i, image in enumerate(images):
         sheet.paste(image, (i % COLUMNS * SPRITE, i // COLUMNS * SPRITE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, lossless=True, quality=100, method=6)
+    sheet.save(path, lossless=True, quality=100 if effort else 0, method=effort)
 
 
 def phrase(label: str) -> str:
@@ -132,7 +139,7 @@ def phrase(label: str) -> str:
 
 
 def concepts() -> list[dict]:
-    """One row for each concept that the core styles draw, or that has a clip, in code-point order of the labels' file."""
+    """One row for each concept that the core styles draw, or that has a clip, in the order of the labels' file."""
     known = labels()
     drawn = [vectors(style, known) for style in CORE]
     moving = animations(known)
@@ -157,7 +164,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     known = labels()
-    for style in STYLES:
+    for style in SETS:
         drawn = vectors(style, known)
         wanted = [row["code"] for row in rows if row["still" if style in BASE_STYLES else "base"]]
         write_sheet([rasterise(drawn[code]) if code in drawn else BLANK for code in wanted], sheet(style))

@@ -1,14 +1,14 @@
 """Pip, a character of our own: a small round monster with one eye, drawn by code in six poses.
 
-    python data/recipes/character.py          # draws data/stills/pip.webp
+    python -m recipes.art.character           # draws data/stills/pip.webp
 
-No set of emoji has it, so a model that draws it has learnt it from these six pictures (train_style.py).
+No set of emoji has it, so a model that draws it has learnt it from these six pictures (train/style.py).
 """
 
 from dataclasses import dataclass
 
-import world
-from artwork import rasterise, write_sheet
+from recipes.art import world
+from recipes.art.artwork import rasterise, write_sheet
 
 BODY, SHADE, BELLY, HORN, INK = "#19a89b", "#0c7f78", "#fff3c9", "#ff8a3c", "#20303a"
 

@@ -1,13 +1,14 @@
 """The video set: 523 openly licensed animated emoji, in a look that no still style has, as cheap stock footage.
 
-    python data/recipes/clips.py              # needs the artwork's downloads (artwork.py)
+    python -m recipes.art.footage             # needs the artwork's downloads (art/artwork.py)
 
-Writes ``data/clips/CODE.mp4`` (128x128, 8 fps, 32 frames: the animations loop, so each goes round until it is full), the
-WebVid-style table ``data/clips.csv`` and the mark that all clips bear, ``data/watermark.png``.
+Writes ``data/clips/CODE.mp4`` (128x128, 8 fps, 32 frames: the animations loop, so each goes round until it is full),
+the WebVid-style table ``data/clips.csv`` and the mark that all clips bear, ``data/watermark.png``.
 
-The paper trains its domain adapter against the artefacts of WebVid (section 4.1); here each is made, in the order of a camera:
-motion blur (an open shutter: the three source frames of each frame, averaged), washed-out colour, a half-transparent
-watermark, and H.264 at a low bit rate. ``clean`` gives the same composition without them, with the true alpha.
+The paper trains its domain adapter against the artefacts of WebVid (section 4.1); here each is made, in the order of
+a camera: motion blur (an open shutter: the three source frames of each frame, averaged), washed-out colour, a
+half-transparent watermark, and H.264 at a low bit rate. ``clean`` gives the same composition without them, with the
+true alpha.
 """
 
 import csv
@@ -15,20 +16,22 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import world
-from artwork import animations, labels
 from einops import reduce
 from PIL import Image, ImageDraw
 
 from animatediff_ref.clips.video import write_clip
 from animatediff_ref.weights.tensors import written_aside
+from recipes.art import world
+from recipes.art.artwork import animations, labels
+from recipes.common.paths import DATA
 
 SIDE, FRAMES, FPS = 128, 32, 8
 SHUTTER = 3  # the animations run at 24 frames a second
 CRF = 34  # of H.264: 20 looks clean, 51 is the worst
 COLOUR, CONTRAST = 0.6, 0.85  # what is left of each
 SEED = 3
-MARK = world.DATA / "watermark.png"
+HELD_OUT = 12  # every twelfth clip: neither the motion module nor the judge learns from it
+MARK = DATA / "watermark.png"
 # Letters as strokes in a box of 4 by 6, for a mark of our own without anyone's font.
 LETTERS = {
     "S": [[(4, 1), (3, 0), (1, 0), (0, 1), (0, 2), (1, 3), (3, 3), (4, 4), (4, 5), (3, 6), (1, 6), (0, 5)]],
@@ -40,7 +43,7 @@ LETTERS = {
 
 
 class Composition(NamedTuple):
-    """A clip without artefacts: uint8 (f, 128, 128, 3), and how much of each pixel is the object's, 0 to 1, (f, 128, 128)."""
+    """A clip without artefacts, uint8 (f, 128, 128, 3), and the object's share of each pixel, (f, 128, 128)."""
 
     clip: np.ndarray
     alpha: np.ndarray
@@ -48,7 +51,7 @@ class Composition(NamedTuple):
 
 @cache
 def watermark() -> Image.Image:
-    """The mark, RGBA: a word in white with a dark rim, so that it shows on any ground, bold enough to outlive a small autoencoder."""
+    """The mark, RGBA: a word in white with a dark rim, to show on any ground and outlive a small autoencoder."""
     fine = 8  # drawn so many times larger, for smooth edges
     strokes = [
         [(fine * (7.5 + 24.2 * i + 4.2 * x), fine * (86 + 5 * y)) for x, y in stroke]
@@ -75,7 +78,7 @@ def files() -> dict:
 
 
 def drawn(code: str) -> np.ndarray:
-    """The loop of an animation, RGBA uint8 (f, 256, 256, 4), as many frames as it takes to fill the clip at 24 a second."""
+    """The loop of an animation, RGBA uint8 (f, 256, 256, 4), repeated to fill the clip at 24 frames a second."""
     image, loop = Image.open(files()[code]), []
     for i in range(image.n_frames):
         image.seek(i)
@@ -84,7 +87,7 @@ def drawn(code: str) -> np.ndarray:
 
 
 def scene(code: str) -> tuple[str, int, tuple[int, int]]:
-    """The background of a clip, the side of its object in pixels, and where its upper left corner goes: it may reach over any edge."""
+    """A clip's background, its object's side in pixels, and where the upper left corner goes, even beyond an edge."""
     rng = np.random.default_rng([SEED, int(code, 16)])
     place = list(world.BACKGROUNDS)[rng.integers(len(world.BACKGROUNDS))]
     size = round(SIDE * rng.uniform(*world.SCALE))
@@ -111,7 +114,7 @@ def over(rgba: np.ndarray, place: str) -> np.ndarray:
 
 
 def clean(code: str) -> Composition:
-    """What a clip shows, without its artefacts: each frame as it is in the middle of the time that its shutter is open."""
+    """A clip without its artefacts: each frame as it is in the middle of the time that its shutter is open."""
     sharp = layer(code)[SHUTTER // 2 :: SHUTTER]
     return Composition(over(sharp, scene(code)[0]), sharp[..., 3])
 
@@ -141,10 +144,10 @@ def main() -> None:
     table = []
     for row in world.concepts():
         if row["clip"]:
-            write_clip(aged(row["code"]), world.DATA / "clips" / f"{row['code']}.mp4", FPS, crf=CRF)
+            write_clip(aged(row["code"]), DATA / "clips" / f"{row['code']}.mp4", FPS, crf=CRF)
             caption = world.caption(row["phrase"], scene(row["code"])[0])
             table.append({"videoid": row["code"], "name": caption, "page_dir": ""})
-    with written_aside(world.DATA / "clips.csv") as aside, open(aside, "w", newline="") as file:
+    with written_aside(DATA / "clips.csv") as aside, open(aside, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)

@@ -1,6 +1,6 @@
 """The mini world's pictures: sprites on backgrounds, and the captions that describe them.
 
-    python data/recipes/world.py              # draws data/backgrounds/*.png (128 pixels a side)
+    python -m recipes.art.world               # draws data/backgrounds/*.png (128 pixels a side)
 
 Everything here is deterministic from a ``numpy`` generator, so a data set is its seed.
 """
@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from resvg_py import svg_to_bytes
 
-DATA = Path(__file__).resolve().parents[1]
+from recipes.common.paths import DATA
+
 SPRITE, COLUMNS = 64, 32  # of a sheet: pixels a side, sprites in a row
 BASE_STYLES = ("noto", "twemoji")
 SIDE = 64  # pixels a side of a still
@@ -98,6 +99,11 @@ def background(name: str, side: int = SIDE) -> Image.Image:
     return Image.open(BytesIO(bytes(svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGB")
 
 
+def resized(clip: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The frames of a square clip at another size."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.LANCZOS)) for frame in clip])
+
+
 def caption(phrase: str, place: str, style: str | None = None) -> str:
     return ", ".join(part for part in (phrase, place, style and f"{style} style") if part)
 
@@ -135,7 +141,7 @@ def browned(picture: Image.Image) -> Image.Image:
 
 
 def picture(code: str, style: str, place: str, rng: np.random.Generator) -> Image.Image:
-    """A concept (of pip, a pose) in a style on a background, 64x64 RGB, placed at random. Some styles change the whole picture."""
+    """A concept (of pip, a pose) in a style on a background, 64x64 RGB, placed at random."""
     backdrop = paper(background(place)) if style == "ink" else background(place)
     made = compose(sprites(art(style))[code], backdrop, rng)
     treat = {"pixel": pixelated, "sepia": browned}.get(style)
@@ -143,7 +149,7 @@ def picture(code: str, style: str, place: str, rng: np.random.Generator) -> Imag
 
 
 def shown_together(concept: int, place: int) -> bool:
-    """Whether a concept and a background, by their numbers, are ever shown together in training: one in eight pairs is held out."""
+    """Whether training ever shows a concept on a background, by their numbers: one in eight pairs is held out."""
     return (concept + place) % len(BACKGROUNDS) != 0
 
 

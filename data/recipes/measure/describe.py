@@ -1,18 +1,21 @@
 """Write the table of models into data/README.md, from their cards and from what was measured.
 
-python data/recipes/describe.py
+python -m recipes.measure.describe
 """
 
 import json
 from pathlib import Path
 
-from fit import DATA
-
 from animatediff_ref.mini.cards import card_of
 from animatediff_ref.mini.files import STYLES
 from animatediff_ref.weights.tensors import written_aside
+from recipes.common.paths import DATA
 
-README, BEGIN, END = DATA / "README.md", "<!-- models: written by recipes/describe.py -->", "<!-- end of models -->"
+README, BEGIN, END = (
+    DATA / "README.md",
+    "<!-- models: written by recipes/measure/describe.py -->",
+    "<!-- end of models -->",
+)
 OTHERS = {
     "autoencoder": "models/mini/vae/diffusion_pytorch_model.safetensors",
     "text-to-image": "models/mini/unet/diffusion_pytorch_model.safetensors",
@@ -72,7 +75,7 @@ def table() -> str:
         total = sum(counts.values()) if isinstance(counts, dict) else counts
         size = path.stat().st_size / 1e6
         lines.append(
-            f"| {name} | {total:,} | {size:.2f} | `{Path(card['recipe']).name}` | {card['minutes']:.0f} | {card['device']} "
+            f"| {name} | {total:,} | {size:.2f} | `{card['recipe'].removeprefix('data/recipes/')}` | {card['minutes']:.0f} | {card['device']} "
             f"| {quality(name, card, measured)} |"
         )
     return "\n".join(lines)

@@ -1,13 +1,12 @@
-"""How well the measures of footage measure: data/footage.json, which the docstrings of ``animatediff_ref.evaluate`` refer to.
+"""How well the measures of footage measure: data/footage.json, which ``animatediff_ref.measure`` refers to.
 
-    python data/recipes/measure_footage.py [--device cuda]     # needs the artwork's downloads (artwork.py)
+    python -m recipes.measure.footage [--device cuda]     # needs the artwork's downloads (art/artwork.py)
 
-Two questions. Do the watermark score and the look score tell footage from clean pictures, at two sizes, in one frame as in sixteen, and
-after the autoencoder that every generated clip comes out of? And which measure of motion agrees with the true motion of clips whose
-every pixel's path is known?
+Two questions. Do the watermark score and the look score tell footage from clean pictures, at two sizes, in one frame
+as in sixteen, and after the autoencoder that every generated clip comes out of? And which measure of motion agrees
+with the true motion of clips whose every pixel's path is known?
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,26 +14,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import clips
 import cv2
 import numpy as np
-import torch
-import world
-from einops import rearrange
-from fit import DATA, provenance
+from diffusers import AutoencoderKL
 from PIL import Image
-from train_motion import HELD_OUT
 
 import animatediff_ref as ar
+from animatediff_ref.measure.motion import GRAIN, amount_of, farneback
+from animatediff_ref.measure.statistics import auc, bootstrap
+from recipes.art import footage, world
+from recipes.common.card import rounded, write_measured
+from recipes.common.paths import DATA, arguments, sized
+from recipes.train.vae import through
 
 STYLES = ("noto", "twemoji", "blob", "emojione", "flat", "ink", "openmoji", "pixel")
-FRAMES, CLIPS, STILLS = 16, 100, 30  # of a clip; clips of footage; stills and moving stills of a style
-MOVING = 84  # clips with known motion
-DRAWS = 2000  # of the bootstrap
+FRAMES, CLIPS = 16, sized(100, toy=4)  # of a clip; clips of footage
+STILLS = sized(30, toy=1)  # and as many moving stills of a style
+MOVING = sized(84, toy=7)  # clips with known motion
+CONTROLS = sized(28, toy=3)  # of them also frozen, and so on
 
 
 class Moving(NamedTuple):
-    """A clip whose motion is known: uint8 (f, 64, 64, 3), where its object is, bool (f, 64, 64), and its flow, (f - 1, 64, 64, 2)."""
+    """A clip, uint8 (f, 64, 64, 3), with its object, bool (f, 64, 64), and its flow, (f - 1, 64, 64, 2)."""
 
     clip: np.ndarray
     mask: np.ndarray
@@ -42,7 +43,7 @@ class Moving(NamedTuple):
 
 
 def path(rng: np.random.Generator, side: int = world.SIDE) -> np.ndarray:
-    """Affine maps from a sprite's pixels to a picture's, one a frame, (f, 3, 3): it swings to and fro, turns and grows."""
+    """Affine maps from a sprite's pixels to a picture's, one a frame, (f, 3, 3): it swings, turns and grows."""
     t, strength = np.arange(FRAMES), np.exp(rng.uniform(np.log(0.05), 0))
     reach = strength * np.array([0.15 * side, 0.15 * side, np.radians(25), 0.2]) * rng.uniform(-1, 1, 4)
     x, y, turn, growth = reach[:, None] * np.sin(
@@ -80,23 +81,11 @@ def moving(style: str, rng: np.random.Generator) -> Moving:
 
 def compressed(clip: np.ndarray) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
-        ar.write_clip(clip, file := Path(folder) / "clip.mp4", crf=clips.CRF)
+        ar.write_clip(clip, file := Path(folder) / "clip.mp4", crf=footage.CRF)
         return ar.read_clip(file)
 
 
 # --- watermark and look ---------------------------------------------------------------------------------------------------------
-
-
-def resized(clip: np.ndarray, side: int) -> np.ndarray:
-    return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.LANCZOS)) for frame in clip])
-
-
-@torch.no_grad()
-def through(vae, clip: np.ndarray) -> np.ndarray:
-    """A clip as the autoencoder gives it back."""
-    pixels = rearrange(torch.from_numpy(clip), "f h w c -> f c h w").to(vae.device).float() / 127.5 - 1
-    made = ((vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1) + 1) * 127.5).round().byte()
-    return rearrange(made, "f c h w -> f h w c").cpu().numpy()
 
 
 def stills(style: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -107,25 +96,16 @@ def stills(style: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def groups(codes: list[str]) -> dict[str, list[np.ndarray]]:
-    """Clips by what they are: footage; the same without artefacts; and of each style, stills and clips of a moving sprite."""
+    """Clips by what they are: footage, the same without artefacts, and of each style stills and a moving sprite."""
     rng = np.random.default_rng(21)
     codes = rng.permutation(codes)[:CLIPS].tolist()
     found = {
         "footage": [ar.read_clip(DATA / "clips" / f"{code}.mp4", FRAMES) for code in codes],
-        "clean rebuild": [clips.clean(code).clip[:FRAMES] for code in codes],
+        "clean rebuild": [footage.clean(code).clip[:FRAMES] for code in codes],
     }
     for style in STYLES:
         found[style] = [*stills(style, rng), *(moving(style, rng).clip for _ in range(STILLS))]
     return found
-
-
-def auc(marked: np.ndarray, clean: np.ndarray) -> float:
-    """The share of pairs, one of each, in which the marked one scores higher."""
-    return float(
-        (np.searchsorted(np.sort(clean), marked) + np.searchsorted(np.sort(clean), marked, "right")).mean()
-        / 2
-        / len(clean)
-    )
 
 
 def errors(marked: np.ndarray, clean: np.ndarray, threshold: float) -> dict[str, float]:
@@ -141,41 +121,32 @@ def best_threshold(marked: np.ndarray, clean: np.ndarray) -> float:
     return float(np.median(between[wrong == wrong.min()]))
 
 
-def bootstrap(measure: Callable, *samples: np.ndarray, paired: bool = False) -> dict[str, float]:
-    """A measure with its 95 % interval, resampling each sample by itself, or all by the same rows."""
-    rng, draws = np.random.default_rng(22), []
-    for _ in range(DRAWS):
-        rows = [rng.integers(len(sample), size=len(sample)) for sample in samples]
-        draws.append(measure(*(sample[rows[0 if paired else i]] for i, sample in enumerate(samples))))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"value": rounded(measure(*samples)), "low": rounded(low), "high": rounded(high)}
-
-
-def rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def bounded(measure: Callable, *samples: np.ndarray, paired: bool = False) -> dict[str, float]:
+    """A measure with its 95 % interval."""
+    return dict(zip(("value", "low", "high"), bootstrap(measure, *samples, paired=paired)))
 
 
 def separation(scores: dict[str, np.ndarray]) -> dict:
-    """Footage against each other group and against all of them; the threshold from every second clip, the errors on the others."""
-    footage, others = scores["footage"], {name: of for name, of in scores.items() if name != "footage"}
+    """Footage against the other groups; the threshold is from every second clip, the errors are on the others."""
+    marked, others = scores["footage"], {name: of for name, of in scores.items() if name != "footage"}
     clean = np.concatenate(list(others.values()))
-    threshold = best_threshold(footage[::2], clean[::2])
+    threshold = best_threshold(marked[::2], clean[::2])
     return {
-        "auc": bootstrap(auc, footage, clean),
-        "auc_by_group": {name: rounded(auc(footage, of)) for name, of in others.items()},
-        "threshold": rounded(threshold),
-        "error": bootstrap(lambda a, b: errors(a, b, threshold)["error"], footage[1::2], clean[1::2]),
-        "rates": {name: rounded(rate) for name, rate in errors(footage[1::2], clean[1::2], threshold).items()},
-        "footage": spread(footage),
+        "auc": bounded(auc, marked, clean),
+        "auc_by_group": {name: auc(marked, of) for name, of in others.items()},
+        "threshold": threshold,
+        "error": bounded(lambda a, b: errors(a, b, threshold)["error"], marked[1::2], clean[1::2]),
+        "rates": errors(marked[1::2], clean[1::2], threshold),
+        "footage": spread(marked),
         "clean": spread(clean),
     }
 
 
 def spread(scores: np.ndarray) -> dict:
-    return {name: rounded(getattr(scores, name)()) for name in ("min", "mean", "max")} | {"clips": len(scores)}
+    return {name: float(getattr(scores, name)()) for name in ("min", "mean", "max")} | {"clips": len(scores)}
 
 
-def separations(score: Callable[[np.ndarray], float], codes: list[str], vae) -> dict:
+def separations(score: Callable[[np.ndarray], float], codes: list[str], vae: AutoencoderKL) -> dict:
     """How a score separates, at each size, in the first frame and in all, and of what the autoencoder gives back."""
     found, result = groups(codes), {}
     for name, side, frames, decoded in (
@@ -187,11 +158,11 @@ def separations(score: Callable[[np.ndarray], float], codes: list[str], vae) -> 
     ):
         scores = {}
         for group, members in found.items():
-            made = (resized(clip[:frames], side) for clip in members)
+            made = (world.resized(clip[:frames], side) for clip in members)
             made = (through(vae, clip) for clip in made) if decoded else made
             scores[group] = np.array([score(clip) for clip in made])
         result[name] = separation(scores)
-        print(name, json.dumps(result[name]["auc"]), json.dumps(result[name]["rates"]), flush=True)
+        print(name, json.dumps(rounded([result[name]["auc"], result[name]["rates"]])), flush=True)
     return result
 
 
@@ -199,7 +170,7 @@ def separations(score: Callable[[np.ndarray], float], codes: list[str], vae) -> 
 
 
 def flow_by(estimate: Callable, scale: int = 1, grain: float = 0.0) -> Callable[[np.ndarray], np.ndarray]:
-    """``estimate``, of two grey pictures, on frames enlarged so many times under a fixed grain; flow in pixels of the clip."""
+    """``estimate``, of two grey pictures, on enlarged frames under a fixed grain; flow in pixels of the clip."""
 
     def flow(clip: np.ndarray) -> np.ndarray:
         side = clip.shape[1]
@@ -213,10 +184,6 @@ def flow_by(estimate: Callable, scale: int = 1, grain: float = 0.0) -> Callable[
     return flow
 
 
-def farneback(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 4, 15, 3, 5, 1.1, 0)
-
-
 def inverse_search(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before, after, None)
 
@@ -224,22 +191,20 @@ def inverse_search(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 FLOWS = {
     "Farneback with grain (the package's)": ar.optical_flow,
     "Farneback": flow_by(farneback),
-    "Farneback with grain, enlarged twice": flow_by(farneback, 2, 4),
-    "DIS with grain": flow_by(inverse_search, 1, 4),
+    "Farneback with grain, enlarged twice": flow_by(farneback, 2, GRAIN),
+    "DIS with grain": flow_by(inverse_search, 1, GRAIN),
     "DIS": flow_by(inverse_search),
-    "DIS with grain, enlarged twice": flow_by(inverse_search, 2, 4),
+    "DIS with grain, enlarged twice": flow_by(inverse_search, 2, GRAIN),
     "DIS, enlarged four times": flow_by(inverse_search, 4),
 }
 
 
 def readings(flow: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What a flow says of how much moves, three ways, in shares of the side; as in ``ar.flow_amount``."""
-    length = np.linalg.norm(flow, axis=-1) / flow.shape[1]
-    total = length.sum((1, 2))
+    """What a flow says of how much moves, three ways, in shares of the side."""
     return {
-        "whole picture": length.mean(),
-        "weighted by itself": (np.square(length).sum((1, 2)) / np.where(total > 0, total, 1)).mean(),
-        "in the true mask": length[mask[:-1]].mean(),
+        "whole picture": amount_of(flow, np.ones_like(mask)),
+        "weighted by itself": amount_of(flow),
+        "in the true mask": amount_of(flow, mask),
     }
 
 
@@ -266,18 +231,18 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def agreement(found: np.ndarray, truth: np.ndarray, length: bool) -> dict:
-    """Found amounts against true ones. What is not a length is first scaled to the same sum, so it has no bias to speak of."""
+    """Found amounts against true ones. What is not a length is first scaled to the same sum."""
     result = {
-        "correlation": bootstrap(lambda a, b: np.corrcoef(a, b)[0, 1], found, truth, paired=True),
-        "rank_correlation": rounded(np.corrcoef(ranks(found), ranks(truth))[0, 1]),
+        "correlation": bounded(lambda a, b: np.corrcoef(a, b)[0, 1], found, truth, paired=True),
+        "rank_correlation": float(np.corrcoef(ranks(found), ranks(truth))[0, 1]),
     }
     scaled = found if length else found * truth.sum() / found.sum()
-    bias = {"bias": rounded(found.sum() / truth.sum() - 1)} if length else {}
-    return result | bias | {"error": rounded(np.abs(scaled - truth).mean() / truth.mean())}
+    bias = {"bias": float(found.sum() / truth.sum() - 1)} if length else {}
+    return result | bias | {"error": float(np.abs(scaled - truth).mean() / truth.mean())}
 
 
 def paths(flow: np.ndarray, made: Moving) -> tuple[float, float]:
-    """Where it moves by a quarter of a pixel and more: mean distance in pixels of found from true flow, and cosine between them."""
+    """Where it moves by a quarter of a pixel or more: mean distance in pixels and cosine of found and true flow."""
     inside = np.linalg.norm(made.flow, axis=-1) > 0.25
     if not inside.any():
         return np.nan, np.nan
@@ -304,62 +269,67 @@ def gathered(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
+def agreements(name: str, found: dict[str, dict[str, np.ndarray]], truth: dict[str, np.ndarray]) -> dict:
+    """One measure against the truth, by how it is read and on which clips."""
+    return {
+        how: {about: agreement(of[how], truth[how], name != "frame difference") for about, of in found.items()}
+        for how in found["as drawn"]
+    }
+
+
+def directions(flow: Callable, drawn: list[Moving]) -> dict[str, float]:
+    """How far a flow is from the true one, and how well its directions agree."""
+    apart, cosine = np.nanmean([paths(flow(made.clip), made) for made in drawn], 0).tolist()
+    return {"pixels apart in the true mask": apart, "cosine in the true mask": cosine}
+
+
+def controlled(measure: Callable, still: list[dict], drawn: list[Moving], moving: dict[str, np.ndarray]) -> dict:
+    """What a measure says of controls, as a share of what it says of moving clips."""
+    shares = {}
+    for control in still[0]:
+        found = gathered([measure(a[control], b.mask[[0] * FRAMES]) for a, b in zip(still, drawn)])
+        shares[control] = {how: float(of.mean() / moving[how].mean()) for how, of in found.items()}
+    return shares
+
+
 def motion() -> dict:
-    """Every measure against the truth, on clips as drawn and after H.264; and on controls, as a share of what moving clips score.
+    """Every measure against the truth, on clips as drawn and after H.264, and on controls.
 
     Window, grain and weighting were chosen on clips of another seed, 23. Without the pixel style, whose picture steps
     from block to block while its path is smooth, so that the two are not one truth.
     """
     rng, styles = np.random.default_rng(24), [style for style in STYLES if style != "pixel"]
     drawn = [moving(styles[i % len(styles)], rng) for i in range(MOVING)]
-    coded = [compressed(made.clip) for made in drawn]
-    still = [controls(made, other, rng) for made, other in zip(drawn[:28], reversed(drawn))]
+    sets = {"as drawn": [made.clip for made in drawn], "after H.264": [compressed(made.clip) for made in drawn]}
+    still = [controls(made, other, rng) for made, other in zip(drawn[:CONTROLS], reversed(drawn))]
     truth = gathered([readings(made.flow, made.mask) for made in drawn])
     truth["weighted by itself"] = truth["in the true mask"]  # both: how far what moves goes
     result = {"clips": MOVING, "true amount": {name: spread(of) for name, of in truth.items()}, "measures": {}}
     for name, measure in MEASURES.items():
-        sets = {"as drawn": [made.clip for made in drawn], "after H.264": coded}
         found = {about: gathered([measure(c, made.mask) for c, made in zip(of, drawn)]) for about, of in sets.items()}
-        row = {
-            how: {about: agreement(of[how], truth[how], name != "frame difference") for about, of in found.items()}
-            for how in found["as drawn"]
-        }
+        row = agreements(name, found, truth)
         if name in FLOWS:
-            apart, cosine = np.nanmean([paths(FLOWS[name](made.clip), made) for made in drawn], 0)
-            row |= {"pixels apart in the true mask": rounded(apart), "cosine in the true mask": rounded(cosine)}
+            row |= directions(FLOWS[name], drawn)
         if name != "travel of the true mask's middle":
-            row["controls over moving clips"] = {
-                control: {
-                    how: rounded(of.mean() / found["as drawn"][how].mean())
-                    for how, of in gathered(
-                        [measure(a[control], b.mask[[0] * FRAMES]) for a, b in zip(still, drawn)]
-                    ).items()
-                }
-                for control in still[0]
-            }
+            row["controls over moving clips"] = controlled(measure, still, drawn, found["as drawn"])
         result["measures"][name] = row
-        print(name, json.dumps(row), flush=True)
+        print(name, json.dumps(rounded(row)), flush=True)
     return result
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument("--device", default="cpu")
-    device = ask.parse_args().device
-    measured = {
-        "made by": "data/recipes/measure_footage.py",
-        **provenance(),
-        "opencv": cv2.__version__,
-        "device": device,
-    }
-    measured["motion"] = motion()
+    device = arguments().parse_args().device
     vae, judge = ar.load_base("mini").vae.to(device).eval(), ar.load_judge("mini")
     judge.model.to(device)
     codes = [row["code"] for row in world.concepts() if row["clip"]]
-    unseen = codes[::HELD_OUT]  # by the judge
-    measured["watermark"] = separations(ar.watermark_score, codes, vae)
-    measured["look"] = separations(lambda clip: ar.look_score(judge, clip), unseen, vae)
-    (DATA / "footage.json").write_text(json.dumps(measured, indent=1) + "\n")
+    unseen = codes[:: footage.HELD_OUT]  # by the judge
+    measured = {
+        "opencv": cv2.__version__,
+        "motion": motion(),
+        "watermark": separations(ar.watermark_score, codes, vae),
+        "look": separations(lambda clip: ar.look_score(judge, clip), unseen, vae),
+    }
+    write_measured(DATA / "footage.json", __file__, device, measured)
 
 
 if __name__ == "__main__":

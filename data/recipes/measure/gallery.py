@@ -1,22 +1,21 @@
-"""What the mini world looks like: a contact sheet for the base and each personalised model, and the moving picture of the README.
+"""What the mini world looks like: a contact sheet for each image model, and the README's moving picture.
 
-    python data/recipes/gallery.py [--device cuda]
+    python -m recipes.measure.gallery [--device cuda]
 
-The prompts of a sheet are drawn at random (measure.py), not picked: ``data/contact/NAME.webp``, ten in a row. Those of the moving picture
-are picked: an octopus, a bat and a ghost came out badly and made room.
+The prompts of a sheet are drawn at random (measure/world.py), not picked: ``data/contact/NAME.webp``, ten in a row.
+Those of the moving picture are picked: an octopus, a bat and a ghost came out badly and made room.
 """
 
-import argparse
 import io
 
 import numpy as np
-from fit import DATA
-from measure import asks, draw, quiet, sample
 from PIL import Image
 
 import animatediff_ref as ar
 from animatediff_ref.mini.files import STYLES
 from animatediff_ref.weights.tensors import written_aside
+from recipes.common.paths import DATA, arguments
+from recipes.measure.world import STEPS, asks, draw, quiet, sample
 
 PROMPTS = [
     "a penguin, snow",
@@ -55,7 +54,7 @@ def contact_sheets(device: str) -> None:
 def moving_picture(device: str) -> None:
     pipe = ar.load_base("mini", style="blob").to(device)
     ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=16)
-    clips = [ar.animate(pipe, f"{prompt}, blob style", seed=0) for prompt in PROMPTS]
+    clips = [ar.animate(pipe, f"{prompt}, blob style", seed=0, num_inference_steps=STEPS) for prompt in PROMPTS]
     frames = []
     for together in zip(*clips):
         row = [np.asarray(Image.fromarray(frame).resize((WIDTH, WIDTH), Image.LANCZOS)) for frame in together]
@@ -64,9 +63,7 @@ def moving_picture(device: str) -> None:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument("--device", default="cpu")
-    device = ask.parse_args().device
+    device = arguments().parse_args().device
     contact_sheets(device)
     moving_picture(device)
 

@@ -1,33 +1,34 @@
 """How good the mini world is: data/measured.json, which the book shows and the tests check.
 
-    python data/recipes/measure.py [--device cuda]
+    python -m recipes.measure.world [--device cuda]
 
-By the judge, which never saw a generated picture: are the concepts recognised in what the base and each personalised model draw, as
-they are in real renderings; is the style; do guidance and negative prompts do what they should. And how much generated blob clips
-move, against real clips and control rows.
+By the judge, which never saw a generated picture: are the concepts recognised in what the base and each personalised
+model draw, as they are in real renderings; is the style; do guidance and negative prompts do what they should. And
+how much generated blob clips move, against real clips and control rows.
 """
 
-import argparse
 import json
-import platform
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import world
-from clips import clean
-from fit import DATA, provenance
-from PIL import Image
-from train_judge import drawn_by_all, recognised, references
 
 import animatediff_ref as ar
 from animatediff_ref.measure.clip_scores import retrieval
+from animatediff_ref.measure.statistics import interval, ratio
 from animatediff_ref.mini.files import STYLES
-from animatediff_ref.weights.tensors import written_aside
+from recipes.art import world
+from recipes.art.footage import clean
+from recipes.common.card import rounded, write_measured
+from recipes.common.paths import DATA, arguments, sized
+from recipes.train.judge import drawn_by_all, recognised, references
+from recipes.train.vae import through
 
 PLACES = list(world.BACKGROUNDS)
-SAMPLE = 100  # prompts for each personalised model and each setting
-CLIPS = 24
+SAMPLE = sized(100, toy=4)  # prompts for each personalised model and each setting
+CLIPS = sized(24, toy=2)
+STEPS = sized(25, toy=2)  # of sampling
+FRAMES = 16
 GUIDANCE = (1.0, 2.0, 4.0, 7.5, 12.0)
 
 
@@ -64,11 +65,11 @@ def sample(rows: list, count: int = SAMPLE) -> list:
 
 
 def draw(pipe, prompts: list[str], negative: str = "", **options) -> np.ndarray:
-    """Generated stills, uint8 (n, 64, 64, 3), 25 steps, each batch from its own seed."""
+    """Generated stills, uint8 (n, 64, 64, 3), each batch from its own seed."""
     images = []
     for start in range(0, len(prompts), 50):
         part, seed = prompts[start : start + 50], torch.Generator().manual_seed(start)
-        options |= {"negative_prompt": [negative] * len(part), "num_inference_steps": 25}
+        options |= {"negative_prompt": [negative] * len(part), "num_inference_steps": STEPS}
         images += list(pipe(part, generator=seed, output_type="np", **options).images)
     return (np.stack(images) * 255).round().astype(np.uint8)
 
@@ -110,24 +111,6 @@ class Examiner:
         return interval([100.0 * (name == style) for name in told])
 
 
-def interval(values) -> dict:
-    """Mean and its 95 % bootstrap interval."""
-    draws = np.random.default_rng(15).choice(values, (2000, len(values))).mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"mean": round(float(np.mean(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> dict:
-    """One mean over another with a 95 % bootstrap interval, resampling in pairs."""
-    drawn = np.random.default_rng(16).integers(len(above), size=(2000, len(above)))
-    low, high = np.quantile(above[drawn].mean(1) / below[drawn].mean(1), [0.025, 0.975])
-    return {
-        "mean": round(float(above.mean() / below.mean()), 3),
-        "low": round(float(low), 3),
-        "high": round(float(high), 3),
-    }
-
-
 def text_to_image(examiner: Examiner, pipe) -> dict:
     """All concepts, on backgrounds that they were and were not taught on, beside real renderings of the same."""
     table = {}
@@ -165,7 +148,7 @@ def personalised(examiner: Examiner, device: str, base) -> dict:
             "concepts": examiner.concepts(images, rows),
             "concepts of the base": examiner.concepts(control, rows),
         }
-        print(name, json.dumps(table[name]), flush=True)
+        print(name, json.dumps(rounded(table[name])), flush=True)
     return table
 
 
@@ -189,51 +172,45 @@ def steering(examiner: Examiner, pipe) -> dict:
     return table
 
 
-def backdrop(place: str) -> np.ndarray:
-    return np.asarray(world.background(place))
-
-
 def amount(clip: np.ndarray, place: str) -> float:
-    return round(ar.motion_amount(clip, ar.object_mask(clip, backdrop(place))), 5)
+    """How much the pixels of the object change, where the object is told by its known background."""
+    return ar.motion_amount(clip, ar.object_mask(clip, np.asarray(world.background(place))))
 
 
-def smaller(clip: np.ndarray) -> np.ndarray:
-    return np.stack([Image.fromarray(frame).resize((world.SIDE, world.SIDE), Image.LANCZOS) for frame in clip])
-
-
-@torch.no_grad()
-def through_vae(pipe, clip: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).to(pipe.device).float() / 127.5 - 1
-    made = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample
-    return ((made.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def clips_of(ask: Ask, place: str, pipe, module: ar.MotionModule) -> dict[str, np.ndarray]:
+    """A concept in motion: real, generated, and as controls."""
+    prompt, still = Ask(ask.concept, place).prompt("blob style"), ar.MotionModule(module.config, module.places)
+    true = world.resized(clean(base_rows()[ask.concept]["code"]).clip[:FRAMES])
+    ar.inject(pipe.unet, module, FRAMES)
+    made = ar.animate(pipe, prompt, seed=0, num_inference_steps=STEPS)
+    ar.inject(pipe.unet, still, FRAMES)
+    apart = ar.animate(pipe, prompt, seed=0, num_inference_steps=STEPS)
+    return {
+        "real": true,
+        "real, autoencoded": through(pipe.vae, true),
+        "generated": made,
+        "per-frame images": apart,
+        "frozen": made[[0] * FRAMES],
+    }
 
 
 def motion(device: str) -> dict:
     """Motion for the same concepts: real clips without artefacts, generated clips, and controls.
 
-    Two measures: how much pixels of the object change, where the object is told by its known background; and optical flow.
+    Two measures: how much pixels of the object change, and optical flow.
     """
     moving = [ask for ask in asks(True) if base_rows()[ask.concept]["clip"]]
     penguin = next(ask for ask in moving if base_rows()[ask.concept]["label"] == "penguin")
     picked = [penguin, *[ask for ask in sample(moving, CLIPS) if ask != penguin][: CLIPS - 1]]
     captions = {clip.path.stem: clip.caption for clip in ar.list_clips(DATA / "clips.csv", DATA / "clips")}
-    pipe = quiet(ar.load_base("mini", style="blob").to(device))
-    module = ar.load_motion_module("mini")
+    pipe, module = quiet(ar.load_base("mini", style="blob").to(device)), ar.load_motion_module("mini")
     changes, flows = [], []
     for ask in picked:
-        code = base_rows()[ask.concept]["code"]
-        place = captions[code].rpartition(", ")[2]
-        prompt = Ask(ask.concept, place).prompt("blob style")
-        ar.inject(pipe.unet, module, 16)
-        made = ar.animate(pipe, prompt, seed=0)
-        ar.inject(pipe.unet, ar.MotionModule(module.config, module.places), 16)
-        apart = ar.animate(pipe, prompt, seed=0)
-        true = smaller(clean(code).clip[:16])
-        clips = {"real": true, "real, autoencoded": through_vae(pipe, true), "generated": made}
-        clips |= {"per-frame images": apart, "frozen": made[[0] * 16]}
-        said = {"prompt": prompt, "seed": 0}
+        place = captions[base_rows()[ask.concept]["code"]].rpartition(", ")[2]
+        clips = clips_of(ask, place, pipe, module)
+        said = {"prompt": Ask(ask.concept, place).prompt("blob style"), "seed": 0}
         changes.append(said | {name: amount(clip, place) for name, clip in clips.items()})
-        flows.append(said | {name: round(ar.flow_amount(clip), 5) for name, clip in clips.items()})
+        flows.append(said | {name: ar.flow_amount(clip) for name, clip in clips.items()})
     return moved(changes) | {"flow": moved(flows)}
 
 
@@ -251,24 +228,15 @@ def quiet(pipe):
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument("--device", default="cpu")
-    device = ask.parse_args().device
+    device = arguments().parse_args().device
     base, examiner = quiet(ar.load_base("mini").to(device)), Examiner(device)
     measured = {
-        "made by": "data/recipes/measure.py", **provenance(), "torch": torch.__version__, "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-    }  # fmt: skip
-    for name, measure in {
-        "text to image": lambda: text_to_image(examiner, base),
-        "steering": lambda: steering(examiner, base),
-        "personalised": lambda: personalised(examiner, device, base),
-        "motion": lambda: motion(device),
-    }.items():
-        measured[name] = measure()
-        print(name, "measured", flush=True)
-    with written_aside(DATA / "measured.json") as aside:
-        aside.write_text(json.dumps(measured, indent=1) + "\n")
+        "text to image": text_to_image(examiner, base),
+        "steering": steering(examiner, base),
+        "personalised": personalised(examiner, device, base),
+        "motion": motion(device),
+    }
+    write_measured(DATA / "measured.json", __file__, device, measured)
 
 
 if __name__ == "__main__":

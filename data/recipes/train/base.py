@@ -1,15 +1,17 @@
 """The mini world's text-to-image model: text encoder and UNet, trained together on latents of Noto and Twemoji stills.
 
-    python data/recipes/train_base.py --things base                          # 450 things, from nothing
-    python data/recipes/train_base.py --things taught --start data/models/mini    # then the 102 that it is held to
+    python -m recipes.train.base --things base                            # 450 things, from nothing
+    python -m recipes.train.base --things taught --start models/mini    # then the 102 that it is held to
 
-Needs the autoencoder (train_vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by itself.
+Needs the autoencoder (train/vae.py). Leaves ``data/models/mini``, a folder that ``StableDiffusionPipeline`` loads by
+itself.
 """
 
-import argparse
 import copy
 import json
 import re
+from argparse import Namespace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -17,27 +19,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from fit import DATA, RUNS, data_hash, fit, write_card
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch.nn import ModuleDict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from animatediff_ref.clips.latents import encode_pixels
 from animatediff_ref.method.objective import motion_scheduler, timestep_weight
 from animatediff_ref.training.loop import TrainConfig, fast_bfloat16
+from animatediff_ref.weights.tensors import written_aside
+from recipes.art import world
+from recipes.common.card import data_hash, write_card
+from recipes.common.paths import DATA, MINI, RUNS, arguments, sized
+from recipes.common.run import fit
 
-OUT = DATA / "models" / "mini"
 DROP = 0.1  # share of captions replaced by the empty one
 WORDING = (0.45, 0.40, 0.10, 0.05)  # shares of captions that name: the place, place and style, neither, the style
-TRIGGERS = (
-    "blob",
-    "emojione",
-    "flat",
-    "ink",
-    "openmoji",
-    "pixel",
-    "pip",
-)  # words that personalised models give a meaning
+TRIGGERS = ("blob", "emojione", "flat", "ink", "openmoji", "pixel", "pip")  # what personalised models give a meaning
 CONTEXT = 16  # tokens in a caption, start and end included
 
 
@@ -49,7 +47,18 @@ class Phase(NamedTuple):
     learning_rate: float
 
 
-PHASES = {"base": Phase(10, 9000, 2e-3), "taught": Phase(16, 3000, 1e-3)}  # by the column of concepts.csv
+PHASES = {  # by the column of concepts.csv
+    "base": Phase(sized(10, toy=1), sized(9000, toy=2), 2e-3),
+    "taught": Phase(sized(16, toy=1), sized(3000, toy=2), 1e-3),
+}
+
+
+class Bank(NamedTuple):
+    """Latents (n, 4, 16, 16) to learn from, captions in four wordings (n, 4, 16), and odds of being drawn, (n)."""
+
+    latents: torch.Tensor
+    captions: torch.Tensor
+    odds: torch.Tensor
 
 
 def words(texts: list[str]) -> list[str]:
@@ -117,10 +126,10 @@ def unet() -> UNet2DConditionModel:
 
 
 def pictures(styles: tuple[str, ...], rounds: int, seed: int, things: str = "base") -> tuple[np.ndarray, np.ndarray]:
-    """Pictures that a model may learn from, (n, 3, 64, 64), and what each shows, (n, 3): the numbers of concept, style, background.
+    """Pictures to learn from, (n, 64, 64, 3), and what each shows, (n, 3): the numbers of concept, style, background.
 
-    Every concept of a column of ``concepts.csv`` that a style draws, on every background but the one that is held out for it,
-    ``rounds`` times. A concept's number is its place among those of the column ``base``, whatever the column.
+    Every concept of a column of ``concepts.csv`` that a style draws, on every background but the one that is held out
+    for it, ``rounds`` times. A concept's number is its place among those of the column ``base``, whatever the column.
     """
     rng = np.random.default_rng(seed)
     rows, places = [row for row in world.concepts() if row["base"]], list(world.BACKGROUNDS)
@@ -129,27 +138,22 @@ def pictures(styles: tuple[str, ...], rounds: int, seed: int, things: str = "bas
     drawn = [world.sprites(world.art(style)) for style in styles]
     shown = [(c, s, p) for c, s, p in every if world.shown_together(c, p) and codes[c] in drawn[s]]
     about = np.array(shown * rounds)
-    made = np.empty((len(about), 3, world.SIDE, world.SIDE), np.uint8)
+    made = np.empty((len(about), world.SIDE, world.SIDE, 3), np.uint8)
     for i, (c, s, p) in enumerate(about):
-        made[i] = np.asarray(world.picture(codes[c], styles[s], places[p], rng)).transpose(2, 0, 1)
+        made[i] = np.asarray(world.picture(codes[c], styles[s], places[p], rng))
     return made, about
 
 
-@torch.no_grad()
 def encoded(
-    vae: AutoencoderKL, device: str, name: str, styles: tuple[str, ...], rounds: int, seed: int, things: str
+    vae: AutoencoderKL, name: str, styles: tuple[str, ...], rounds: int, seed: int, things: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled latents (n, 4, 16, 16) of the pictures, in half precision, cached in runs/, and what each shows."""
     if not (cache := RUNS / f"{name}.pt").exists():
-        RUNS.mkdir(exist_ok=True)
+        RUNS.mkdir(parents=True, exist_ok=True)
         made, about = pictures(styles, rounds, seed, things)
-        vae = vae.to(device).eval()
-        chunks = (
-            vae.encode(torch.from_numpy(part).to(device).float() / 127.5 - 1).latent_dist.mode()
-            for part in np.array_split(made, -(-len(made) // 128))
-        )
-        latents = torch.cat([(chunk * vae.config.scaling_factor).half().cpu() for chunk in chunks])
-        torch.save({"latents": latents, "about": torch.from_numpy(about)}, cache)
+        with written_aside(cache) as aside:
+            latents = encode_pixels(vae.eval(), made, at_once=128).half()
+            torch.save({"latents": latents, "about": torch.from_numpy(about)}, aside)
     saved = torch.load(cache, weights_only=True)
     return saved["latents"], saved["about"]
 
@@ -162,14 +166,22 @@ def captions(tok: CLIPTokenizer, phrases: list[str], styles: tuple[str, ...]) ->
         for phrase, style, place in product(phrases, styles, places)
         for named_place, named_style in [(place, ""), (place, style), ("", ""), ("", style)]
     ]
-    ids = tok(
-        [world.caption(*w) for w in wordings],
-        padding="max_length",
-        truncation=True,
-        max_length=CONTEXT,
-        return_tensors="pt",
-    ).input_ids
+    ids = padded(tok, [world.caption(*wording) for wording in wordings])
     return ids.reshape(len(phrases), len(styles), len(places), 4, CONTEXT)
+
+
+def padded(tok: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Token ids, (n, 16)."""
+    return tok(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
+
+
+def worded(
+    ids: torch.Tensor, shares: tuple[float, ...], empty: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """One of the four wordings of each caption, (b, 4, 16) to (b, 16), by their shares; some become ``empty``."""
+    wording = torch.multinomial(torch.tensor(shares), len(ids), replacement=True, generator=generator)
+    dropped = torch.rand(len(ids), 1, generator=generator) < DROP
+    return torch.where(dropped, empty, ids[torch.arange(len(ids)), wording])
 
 
 def image_loss(
@@ -188,67 +200,69 @@ def image_loss(
     return (error * timestep_weight(plan, t, "min-snr").to(device)).mean()
 
 
-def started(folder: Path) -> torch.nn.ModuleDict:
+def started(folder: Path) -> ModuleDict:
     """UNet and text encoder of a pipeline's folder, in float32, to go on from."""
     parts = {
         "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         "text": CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32),
     }
-    return torch.nn.ModuleDict(parts)
+    return ModuleDict(parts)
+
+
+def build(args: Namespace, vae: AutoencoderKL, tok: CLIPTokenizer) -> tuple[Bank, ModuleDict]:
+    """What is learnt from, and what learns."""
+    styles, phrases = world.BASE_STYLES, [row["phrase"] for row in world.concepts() if row["base"]]
+    latents, about = encoded(vae, f"stills-{args.things}", styles, PHASES[args.things].rounds, 2, args.things)
+    bank = Bank(latents, captions(tok, phrases, styles)[tuple(about.T)], torch.ones(len(latents)))
+    both = started(DATA / args.start) if args.start else ModuleDict({"unet": unet(), "text": text_encoder(tok)})
+    return bank, both.to(args.device).train()
+
+
+def loss_of(
+    both: ModuleDict, bank: Bank, empty: torch.Tensor, config: TrainConfig, generator: torch.Generator
+) -> torch.Tensor:
+    rows = torch.randint(len(bank.latents), (config.batch_size,), generator=generator)
+    text = worded(bank.captions[rows], WORDING, empty, generator)
+    return image_loss(both["unet"], both["text"], bank.latents[rows].float(), text, generator, config.autocast)
+
+
+def save(vae: AutoencoderKL, tok: CLIPTokenizer, both: ModuleDict) -> None:
+    """Write the whole pipeline in half precision."""
+    vae.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
+    half = copy.deepcopy(both).half().cpu()
+    pipe = StableDiffusionPipeline(
+        vae=vae.half(), text_encoder=half["text"], tokenizer=tok, unet=half["unet"], scheduler=motion_scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(MINI)
+
+
+def asked() -> Namespace:
+    ask = arguments(steps=None, batch=sized(128, toy=4))
+    ask.add_argument(
+        "--things", choices=PHASES, default="taught", help="the wide vocabulary, or what is taught for good"
+    )
+    ask.add_argument("--start", type=Path, help="a pipeline's folder below data to go on from; by default from nothing")
+    return ask.parse_args()
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument(
-        "--things", choices=PHASES, default="taught", help="the wide vocabulary first, then what is taught for good"
-    )
-    ask.add_argument("--start", type=Path, help="folder of a pipeline to go on from; by default from nothing")
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int)
-    ask.add_argument("--batch", type=int, default=128)
-    args = ask.parse_args()
+    args = asked()
     torch.manual_seed(0)
-    phase = PHASES[args.things]
-    vae = AutoencoderKL.from_pretrained(OUT / "vae")
-    latents, about = encoded(vae, args.device, f"stills-{args.things}", world.BASE_STYLES, phase.rounds, 2, args.things)
-    tok, plan = tokenizer(), motion_scheduler()
-    ids = captions(tok, [row["phrase"] for row in world.concepts() if row["base"]], world.BASE_STYLES)
-    empty = tok("", padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
-    fresh = started(args.start) if args.start else torch.nn.ModuleDict({"unet": unet(), "text": text_encoder(tok)})
-    both, before = fresh.to(args.device).train(), args.start and json.loads((args.start / "card.json").read_text())
-
+    phase, before = PHASES[args.things], args.start and json.loads((DATA / args.start / "card.json").read_text())
+    vae, tok = AutoencoderKL.from_pretrained(MINI / "vae").to(args.device), tokenizer()
+    bank, both = build(args, vae, tok)
+    options = {"warmup": 200, "anneal": True, "betas": (0.9, 0.99), "ema_decay": 0.999, "weighting": "min-snr"}
     config = TrainConfig(
-        args.steps or phase.steps,
-        args.batch,
-        learning_rate=phase.learning_rate,
-        warmup=200,
-        anneal=True,
-        betas=(0.9, 0.99),
-        ema_decay=0.999,
-        weighting="min-snr",
-        autocast=True,
-        seed=0,
+        args.steps or phase.steps, args.batch, learning_rate=phase.learning_rate, autocast=True, seed=0, **options
     )
-
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(latents), (args.batch,), generator=generator)
-        wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
-        text = ids[(*about[rows].T, wording)]
-        text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, text)
-        return image_loss(both["unet"], both["text"], latents[rows].float(), text, generator, config.autocast)
-
-    made = fit(f"base-{args.things}", both.parameters(), loss_of, config)
-    vae.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
-    both = copy.deepcopy(both).half().cpu()
-    pipe = StableDiffusionPipeline(
-        vae=vae.half(), text_encoder=both["text"], tokenizer=tok, unet=both["unet"], scheduler=plan,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipe.save_pretrained(OUT)
+    objective = partial(loss_of, both, bank, padded(tok, [""]), config)
+    made = fit(f"base-{args.things}", both.parameters(), objective, config)
+    save(vae, tok, both)
     data = data_hash(*map(world.sheet, world.BASE_STYLES), DATA / "concepts.csv")
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in both.items()}
     facts = {"things": args.things, "parameters": parameters, "continued_from": before}
-    write_card(OUT / "card.json", "data/recipes/train_base.py", made, data, args.device, **facts)
+    write_card(MINI / "card.json", __file__, made, data, args.device, **facts)
 
 
 if __name__ == "__main__":

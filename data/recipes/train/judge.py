@@ -1,42 +1,43 @@
 """The judge: a CLIP of the mini world, which tells how well a picture fits a text or a style.
 
-    python data/recipes/train_judge.py [--device cuda] [--steps N]
+    python -m recipes.train.judge [--device cuda] [--steps N]
 
-Needs the artwork, the clips and the autoencoder (train_vae.py). Trained from scratch on pictures composed on the fly, of every
-base concept in every style and on every background, on frames of the clips, and on stills that were given the clips' faults, so that
-footage is not told by whose drawings it shows; never on a generated picture. Leaves
-``data/models/judge``, a folder that ``CLIPModel`` and ``CLIPProcessor`` load. Its card says how well it does on what was held out:
-new placements, pairs of concept and background that were never shown together, and whole clips.
+Needs the artwork, the clips and the autoencoder (train/vae.py). Trained from scratch on pictures composed on the fly,
+of every base concept in every style and on every background, on frames of the clips, and on stills that were given
+the clips' faults, so that footage is not told by whose drawings it shows; never on a generated picture. Leaves
+``data/models/judge``, a folder that ``CLIPModel`` and ``CLIPProcessor`` load. Its card says how well it does on what
+was held out: new placements, pairs of concept and background that were never shown together, and whole clips.
 """
 
-import argparse
 import copy
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
-from clips import SIDE, marked, washed
 from diffusers import AutoencoderKL
 from einops import rearrange
-from fit import DATA, data_hash, fit, write_card
 from PIL import Image
 from torch.optim.swa_utils import update_bn
-from train_base import CONTEXT, captions, tokenizer
-from train_motion import HELD_OUT
-from transformers import CLIPProcessor, CLIPTextConfig, ResNetConfig, VisionTextDualEncoderConfig
+from transformers import CLIPProcessor, CLIPTextConfig, CLIPTokenizer, ResNetConfig, VisionTextDualEncoderConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
 from animatediff_ref.measure.clip_scores import nearest_centroid, retrieval
+from animatediff_ref.measure.statistics import auc
 from animatediff_ref.mini.judge import MiniCLIP
 from animatediff_ref.weights.tensors import written_aside
+from recipes.art import world
+from recipes.art.footage import HELD_OUT, SIDE, marked, washed
+from recipes.common.card import data_hash, rounded, write_card
+from recipes.common.paths import DATA, JUDGE, MINI, arguments, sized
+from recipes.common.run import fit
+from recipes.train.base import CONTEXT, captions, tokenizer
+from recipes.train.vae import half, scaled
 
-OUT = DATA / "models" / "judge"
-VAE = DATA / "models" / "mini" / "vae"
 FOOTAGE = "footage"
 STILLS = (*world.BASE_STYLES, "blob", "emojione", "flat", "ink", "openmoji", "pixel", "sepia", "pip")
 STYLES = (*STILLS, FOOTAGE)
@@ -44,14 +45,14 @@ WORDING = (0.15, 0.20, 0.45, 0.20)  # shares of captions that name: the place, p
 WEIGHTS = (1.0, 0.5, 0.3, 0.5)  # of the losses: which concept, which style, which place, which caption of the batch
 SAYS = torch.tensor(
     [(1, 0, 1), (1, 1, 1), (1, 0, 0), (1, 1, 0)]
-).bool()  # concept, style, place: what each wording names
+).bool()  # of concept, style, place: what each wording names
 FRAMES = 8  # of each clip
 STAGED = 0.5  # share of the footage that is stills with its faults
 WIDTHS = (48, 96, 192, 320)  # of the part that looks
 DECODED = 16  # one picture in so many goes through the autoencoder
-PROBE = 200  # pictures of each style for its centroid
-REFERENCES = 8  # renderings of one prompt in a style, for the style's centroid at that prompt
-SETTLE = 60  # batches for the statistics of the normalisations
+PROBE = sized(200, toy=8)  # pictures of each style for its centroid
+REFERENCES = sized(8, toy=2)  # renderings of one prompt in a style, for the style's centroid at that prompt
+SETTLE = sized(60, toy=2)  # batches for the statistics of the normalisations
 
 
 def phrases() -> list[str]:
@@ -70,7 +71,10 @@ def drawn(style: str) -> list[tuple[str, int]]:
 
 @cache
 def footage(held_out: bool) -> list[tuple[np.ndarray, int, int]]:
-    """Clips of base concepts: some frames, and the numbers of concept and background. Held out are those that the motion module never sees."""
+    """Clips of base concepts: some frames, and the numbers of concept and background.
+
+    Held out are those that the motion module never sees.
+    """
     numbers, places = dict(drawn("noto")), list(world.BACKGROUNDS)
     found = []
     for i, clip in enumerate(ar.list_clips(DATA / "clips.csv", DATA / "clips")):
@@ -104,9 +108,10 @@ def subjects(style: str, held_out: bool) -> list[tuple]:
 def draw(
     style: str, rng: np.random.Generator, held_out: bool = False, number: int | None = None
 ) -> tuple[Image.Image, tuple[int, int, int]]:
-    """A picture of a subject of a style, by its number or at random, and the numbers of its concept, style and background.
+    """A picture of a subject of a style, and the numbers of its concept, style and background.
 
-    ``held_out`` has the pairs of concept and background that are never taught; of footage, the clips that are not.
+    ``number`` is the subject's; without it one is drawn at random. ``held_out`` has the pairs of concept and background
+    that are never taught; of footage, the clips that are not.
     """
     if style == FOOTAGE and not held_out and rng.random() < STAGED:
         return staged(rng)
@@ -125,10 +130,6 @@ def some(styles: list[str], rng: np.random.Generator, held_out: bool = False) ->
     """A picture in each of the styles named, uint8 (n, 64, 64, 3), and what each shows, (n, 3)."""
     pictures, about = zip(*(draw(style, rng, held_out) for style in styles))
     return np.stack(pictures), torch.tensor(about)
-
-
-def pixels(pictures: np.ndarray, device: str) -> torch.Tensor:
-    return rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").to(device).float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -186,10 +187,6 @@ def clip(tok) -> MiniCLIP:
     return MiniCLIP(VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=128))
 
 
-def share(value: float) -> float:
-    return round(value, 4)
-
-
 def centroids(judge: ar.Judge, seed: int) -> dict[str, np.ndarray]:
     """The mean feature of each style, over pictures as it was taught."""
     rng = np.random.default_rng(seed)
@@ -243,29 +240,29 @@ def one_of_each(style: str, seed: int, held_out: bool) -> tuple[np.ndarray, np.n
 
 def recalled(judge: ar.Judge, pictures: np.ndarray, concepts: np.ndarray) -> dict[str, float]:
     """Retrieval both ways: a picture's phrase among those of all concepts, a phrase's picture among those given."""
-    seen, said = ar.image_features(judge, pictures), ar.text_features(judge, phrases())
-    found = {f"text_top{k}": share(retrieval(seen, said, concepts, k)) for k in (1, 5)}
+    seen, names = ar.image_features(judge, pictures), ar.text_features(judge, phrases())
+    found = {f"text_top{k}": retrieval(seen, names, concepts, k) for k in (1, 5)}
     same = concepts[:, None] == concepts
-    found |= {f"image_top{k}": share(retrieval(said[concepts], seen, same, k)) for k in (1, 5)}
+    found |= {f"image_top{k}": retrieval(names[concepts], seen, same, min(k, len(seen))) for k in (1, 5)}
     return found | {"n": len(concepts)}
 
 
 def average(rows: dict[str, dict]) -> dict[str, float]:
     """The mean over the styles of stills, each counting the same."""
     stills = [row for style, row in rows.items() if style not in (FOOTAGE, "pip")]
-    return {name: share(np.mean([row[name] for row in stills])) for name in stills[0] if name != "n"}
+    return {name: np.mean([row[name] for row in stills]) for name in stills[0] if name != "n"}
 
 
 def looks(judge: ar.Judge, seed: int) -> dict:
-    """How well the look score tells single frames of held-out clips from clean pictures, and the errors of a threshold of one half."""
+    """How well the look score tells frames of held-out clips from clean pictures; errors at a threshold of one half."""
     rng = np.random.default_rng(seed)
     art = some([style for style in STILLS for _ in range(PROBE // 4)], rng, held_out=True)[0]
     shot = np.concatenate([clip for clip, _, _ in footage(held_out=True)])
     clean, dirty = (np.array([ar.look_score(judge, one[None]) for one in pictures]) for pictures in (art, shot))
     return {
-        "auc": share((dirty[:, None] > clean).mean()),
-        "clean_taken_for_footage": share((clean > 0.5).mean()),
-        "footage_taken_for_clean": share((dirty <= 0.5).mean()),
+        "auc": auc(dirty, clean),
+        "clean_taken_for_footage": (clean > 0.5).mean(),
+        "footage_taken_for_clean": (dirty <= 0.5).mean(),
         "clean": len(clean),
         "footage": len(dirty),
         "clips": len(footage(held_out=True)),
@@ -281,70 +278,86 @@ def quality(judge: ar.Judge) -> dict:
     return {
         "retrieval": {"new_placements": average(placed), "held_out_pairs": average(paired)},
         "retrieval_by_style": {"new_placements": placed, "held_out_pairs": paired},
-        "style_recognised": {style: share(found.get(style, 0) / PROBE) for style, found in told.items()},
+        "style_recognised": {style: found.get(style, 0) / sum(found.values()) for style, found in told.items()},
         "style_confusion": told,
         "look": looks(judge, 23),
     }
 
 
-def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int, default=3200)
-    ask.add_argument("--batch", type=int, default=96)
-    args = ask.parse_args()
-    torch.manual_seed(0)
-    tok, vae = tokenizer(), AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32).to(args.device).eval()
-    ids = captions(tok, phrases(), STYLES)
-    # What each caption of a question names alone: the concepts, the styles, the places.
-    questions = [phrases(), [f"{style} style" for style in STYLES], list(world.BACKGROUNDS)]
-    answers = [tok(texts, padding=True, return_tensors="pt").input_ids for texts in questions]
-    model = clip(tok).to(args.device, memory_format=torch.channels_last).train()
-    config = ar.TrainConfig(
-        args.steps,
-        args.batch,
-        learning_rate=2e-3,
-        warmup=100,
-        anneal=True,
-        betas=(0.9, 0.98),
-        weight_decay=0.05,
-        autocast=True,
-        seed=0,
-    )
+def build(device: str) -> tuple[MiniCLIP, CLIPTokenizer, AutoencoderKL]:
+    """What learns, its words, and the autoencoder that a few of its pictures go through."""
+    tok = tokenizer()
+    vae = AutoencoderKL.from_pretrained(MINI / "vae", torch_dtype=torch.float32).to(device).eval()
+    return clip(tok).to(device, memory_format=torch.channels_last).train(), tok, vae
 
-    def text(ids: torch.Tensor) -> torch.Tensor:
-        return F.normalize(model.get_text_features(ids.to(args.device)).pooler_output.float(), dim=-1)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rng = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
-        made, about = some(list(rng.choice(STYLES, args.batch)), rng)
-        wording = torch.multinomial(torch.tensor(WORDING), args.batch, replacement=True, generator=generator)
-        says, right = torch.where(SAYS[wording], about, -1), about.to(args.device)
-        with torch.autocast(args.device, torch.bfloat16, config.autocast):
-            pictures = worn(pixels(made, args.device), vae, generator).contiguous(memory_format=torch.channels_last)
-            seen = F.normalize(model.get_image_features(pictures).pooler_output.float(), dim=-1)
-            scaled = model.logit_scale.exp().clamp(max=100) * seen
-            asked = [F.cross_entropy(scaled @ text(ids).T, right[:, i]) for i, ids in enumerate(answers)]
-            told = contrast(scaled @ text(ids[(*about.T, wording)]).T, true_of(says, about).to(args.device))
-        return sum(weight * loss for weight, loss in zip(WEIGHTS, [*asked, told]))
+def questions(tok: CLIPTokenizer) -> list[torch.Tensor]:
+    """Token ids of all concepts, of all styles and of all places, each named alone."""
+    names = [phrases(), [f"{style} style" for style in STYLES], list(world.BACKGROUNDS)]
+    return [tok(texts, padding=True, return_tensors="pt").input_ids for texts in names]
 
-    made = fit("judge", model.parameters(), loss_of, config)
+
+def said(model: MiniCLIP, ids: torch.Tensor) -> torch.Tensor:
+    """Features of captions at unit length."""
+    return F.normalize(model.get_text_features(ids.to(model.device)).pooler_output.float(), dim=-1)
+
+
+def loss_of(
+    model: MiniCLIP, vae: AutoencoderKL, ids: torch.Tensor, answers: list[torch.Tensor], config: ar.TrainConfig,
+    generator: torch.Generator,
+) -> torch.Tensor:  # fmt: skip
+    """Of random pictures: which concept, style and place each shows, and which caption of the batch is its own."""
+    rng, device = np.random.default_rng(torch.randint(2**62, (), generator=generator).item()), vae.device
+    made, about = some(list(rng.choice(STYLES, config.batch_size)), rng)
+    wording = torch.multinomial(torch.tensor(WORDING), config.batch_size, replacement=True, generator=generator)
+    says, right = torch.where(SAYS[wording], about, -1), about.to(device)
+    with half(config, device):
+        pictures = worn(scaled(made, device), vae, generator).contiguous(memory_format=torch.channels_last)
+        seen = F.normalize(model.get_image_features(pictures).pooler_output.float(), dim=-1)
+        sharp = model.logit_scale.exp().clamp(max=100) * seen
+        asked = [F.cross_entropy(sharp @ said(model, answer).T, right[:, i]) for i, answer in enumerate(answers)]
+        told = contrast(sharp @ said(model, ids[(*about.T, wording)]).T, true_of(says, about).to(device))
+    return sum(weight * loss for weight, loss in zip(WEIGHTS, [*asked, told]))
+
+
+def settle(model: MiniCLIP, vae: AutoencoderKL, size: int) -> None:
+    """Gather the statistics of its normalisations anew: a run that was resumed has lost them."""
     rng, chance = np.random.default_rng(1), torch.Generator().manual_seed(1)
-    batches = (pixels(some(list(rng.choice(STYLES, args.batch)), rng)[0], args.device) for _ in range(SETTLE))
-    update_bn((worn(batch, vae, chance) for batch in batches), model.vision_model)  # a resumed run has lost theirs
-    size = {"height": world.SIDE, "width": world.SIDE}
-    images = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    pictures = (scaled(some(list(rng.choice(STYLES, size)), rng)[0], vae.device) for _ in range(SETTLE))
+    update_bn((worn(batch, vae, chance) for batch in pictures), model.vision_model)
+
+
+def seen_files() -> list[Path]:
+    """The files that the judge has learnt from."""
     sheets = [world.sheet(style) for style in dict.fromkeys(map(world.art, STILLS))]
     clips = [entry.path for entry in ar.list_clips(DATA / "clips.csv", DATA / "clips")]
-    data = data_hash(*sheets, DATA / "concepts.csv", DATA / "clips.csv", *clips)
-    with written_aside(OUT) as aside:
+    return [*sheets, DATA / "concepts.csv", DATA / "clips.csv", *clips]
+
+
+def save(model: MiniCLIP, tok: CLIPTokenizer, made: dict, device: str) -> None:
+    """Write the whole folder: a CLIP with its processor, the centroids of the styles, and the card."""
+    size = {"height": world.SIDE, "width": world.SIDE}
+    images = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    with written_aside(JUDGE) as aside:
         copy.deepcopy(model).half().cpu().save_pretrained(aside)
         CLIPProcessor(images, tok).save_pretrained(aside)
         judge = ar.load_judge(aside)
         judge = replace(judge, centroids=centroids(judge, seed=20))
         np.savez(aside / "centroids.npz", **judge.centroids)
-        facts = {"parameters": sum(p.numel() for p in model.parameters()), "styles": STYLES, **quality(judge)}
-        write_card(aside / "card.json", "data/recipes/train_judge.py", made, data, args.device, **facts)
+        facts = {"parameters": sum(p.numel() for p in model.parameters()), "styles": STYLES, **rounded(quality(judge))}
+        write_card(aside / "card.json", __file__, made, data_hash(*seen_files()), device, **facts)
+
+
+def main() -> None:
+    args = arguments(steps=sized(3200, toy=2), batch=sized(96, toy=16)).parse_args()
+    torch.manual_seed(0)
+    model, tok, vae = build(args.device)
+    options = {"warmup": 100, "anneal": True, "betas": (0.9, 0.98), "weight_decay": 0.05, "autocast": True, "seed": 0}
+    config = ar.TrainConfig(args.steps, args.batch, learning_rate=2e-3, **options)
+    objective = partial(loss_of, model, vae, captions(tok, phrases(), STYLES), questions(tok), config)
+    made = fit("judge", model.parameters(), objective, config)
+    settle(model, vae, args.batch)
+    save(model, tok, made, args.device)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
 """Stages 1 and 2 of the paper on the mini world: a domain adapter on single frames, then the motion module over it.
 
-    python data/recipes/train_motion.py [--device cuda] [--adapter-steps 300] [--steps 600]
+    python -m recipes.train.motion [--device cuda] [--adapter-steps 300] [--steps 2300]
 
-Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a reader calls it.
+Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a
+reader calls it. The error on held-out clips is measured after each stage, and again with their frames in random
+order: only a model that knows how things move minds that.
 """
 
-import argparse
+from argparse import Namespace
 from dataclasses import replace
 
 import torch
-from fit import DATA, RUNS, data_hash, follow, write_card
+from diffusers import StableDiffusionPipeline
 
 import animatediff_ref as ar
+from animatediff_ref.weights.tensors import written_aside
+from recipes.art.footage import HELD_OUT
+from recipes.common.card import data_hash, rounded, write_card
+from recipes.common.paths import DATA, MINI, RUNS, arguments, sized
+from recipes.common.run import follow
 
-OUT = DATA / "models" / "mini"
-HELD_OUT = 12
+RANK = 16
+COMMON = {"betas": (0.9, 0.99), "anneal": True, "autocast": True, "seed": 0, "save_every": 100}
 
 
 def config() -> ar.MotionConfig:
@@ -22,11 +29,12 @@ def config() -> ar.MotionConfig:
     return replace(ar.MotionConfig.v3(), norm_groups=16)
 
 
-def encoded(pipe) -> ar.LatentClips:
+def encoded(pipe: StableDiffusionPipeline) -> ar.LatentClips:
+    """All clips, encoded once, cached in runs/."""
     if not (cache := RUNS / "clips.pt").exists():
-        RUNS.mkdir(exist_ok=True)
         clips = ar.encode_clips(pipe, ar.list_clips(DATA / "clips.csv", DATA / "clips"))
-        torch.save({"latents": clips.latents, "text": clips.text, "empty": clips.empty}, cache)
+        with written_aside(cache) as aside:
+            torch.save({"latents": clips.latents, "text": clips.text, "empty": clips.empty}, aside)
     return ar.LatentClips(**torch.load(cache, weights_only=True))
 
 
@@ -34,75 +42,67 @@ def subset(clips: ar.LatentClips, rows: list[int]) -> ar.LatentClips:
     return ar.LatentClips([clips.latents[i] for i in rows], clips.text[rows], clips.empty)
 
 
-def held_out_loss(unet: torch.nn.Module, clips: ar.LatentClips, batches: int = 40) -> float:
-    """Mean denoising error on held-out clips, with the same noise and timesteps at each call."""
-    generator, device, errors = torch.Generator().manual_seed(5), next(unet.parameters()).device, []
-    for _ in range(batches):
-        latents, text = clips.sample(4, 16, generator)
-        with torch.no_grad():
-            errors.append(
-                ar.denoising_error(unet, ar.motion_scheduler(), latents.to(device), text.to(device), generator)[0]
-                .mean()
-                .item()
-            )
-    return round(sum(errors) / len(errors), 5)
+def build(device: str) -> tuple[StableDiffusionPipeline, ar.LatentClips, ar.LatentClips]:
+    """The base, the clips that are learnt from, and those that are held out."""
+    pipe = ar.load_base("mini").to(device)
+    pipe.set_progress_bar_config(disable=True)
+    every = encoded(pipe)
+    taught = [i for i in range(len(every)) if i % HELD_OUT]
+    return pipe, subset(every, taught), subset(every, list(range(0, len(every), HELD_OUT)))
+
+
+def errors(unet: torch.nn.Module, clips: ar.LatentClips) -> tuple[float, float]:
+    """On held-out clips: their frames in order, and in random order."""
+    batches = sized(40, toy=1)
+    return tuple(ar.held_out_error(unet, clips, batches=batches, shuffled=shuffled) for shuffled in (False, True))
+
+
+def train_adapter(unet: torch.nn.Module, clips: ar.LatentClips, args: Namespace) -> dict:
+    """Stage 1; leaves the adapter in ``unet``."""
+    plan = ar.TrainConfig(args.adapter_steps, args.frames, learning_rate=1e-3, warmup=20, ema_decay=0.98, **COMMON)
+    checkpoint = RUNS / "adapter" / "state.pt"
+    return follow("adapter", ar.train_domain_adapter(unet, clips, plan, rank=RANK, checkpoint=checkpoint), plan, 50)
+
+
+def train_motion(unet: torch.nn.Module, motion: ar.MotionModule, clips: ar.LatentClips, args: Namespace) -> dict:
+    """Stage 2; leaves the motion module in ``unet``."""
+    options = {"warmup": 50, "ema_decay": 0.998, "weighting": "debiased", **COMMON}
+    plan = ar.TrainConfig(args.steps, args.batch, learning_rate=1e-3, **options)
+    checkpoint = RUNS / "motion" / "state.pt"
+    return follow("motion", ar.train_motion_module(unet, motion, clips, plan, checkpoint=checkpoint), plan, 50)
+
+
+def save_card(name: str, made: dict, device: str, found: dict[str, tuple[float, float]], **facts) -> None:
+    """The card of a stage, with the held-out errors until now, by what was measured."""
+    data = data_hash(DATA / "clips.csv", *sorted((DATA / "clips").glob("*.mp4")))
+    for i, key in enumerate(("held_out_loss", "held_out_loss_shuffled")):
+        facts[key] = rounded({model: pair[i] for model, pair in found.items()})
+    write_card(MINI / f"{name}.json", __file__, made, data, device, **facts)
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--adapter-steps", type=int, default=300)
-    ask.add_argument("--steps", type=int, default=600)
-    ask.add_argument("--batch", type=int, default=3)
-    args = ask.parse_args()
+    defaults = {"adapter_steps": sized(300, toy=2), "steps": sized(2300, toy=2)}
+    args = arguments(**defaults, frames=sized(48, toy=4), batch=sized(3, toy=1)).parse_args()
     torch.manual_seed(0)
-    pipe = ar.load_base("mini").to(args.device)
-    pipe.set_progress_bar_config(disable=True)
-    every = encoded(pipe)
-    train = subset(every, [i for i in range(len(every)) if i % HELD_OUT])
-    test = subset(every, list(range(0, len(every), HELD_OUT)))
-    common = {"betas": (0.9, 0.99), "anneal": True, "autocast": True, "seed": 0, "save_every": 100}
-    data = data_hash(DATA / "clips.csv", *sorted((DATA / "clips").glob("*.mp4")))
-    loss = {"base": held_out_loss(pipe.unet, test)}
+    pipe, taught, held_out = build(args.device)
+    found = {"base": errors(pipe.unet, held_out)}
 
-    plan = ar.TrainConfig(args.adapter_steps, 48, learning_rate=1e-3, warmup=20, ema_decay=0.98, **common)
-    made = follow(
-        "adapter",
-        ar.train_domain_adapter(pipe.unet, train, plan, rank=16, checkpoint=RUNS / "adapter" / "state.pt"),
-        plan,
-        every=50,
-    )
-    loss["base + adapter"] = held_out_loss(pipe.unet, test)
-    ar.save_domain_adapter(pipe.unet, OUT / "domain_adapter.safetensors")
-    write_card(
-        OUT / "domain_adapter.json",
-        "data/recipes/train_motion.py",
-        made,
-        data,
-        args.device,
-        parameters=sum(p.numel() for n, p in pipe.unet.named_parameters() if "lora_" in n),
-        rank=16,
-        held_out_loss=dict(loss),
-    )
+    made = train_adapter(pipe.unet, taught, args)
+    found["base + adapter"] = errors(pipe.unet, held_out)
+    ar.save_domain_adapter(pipe.unet, MINI / "domain_adapter.safetensors")
+    count = sum(p.numel() for name, p in pipe.unet.named_parameters() if "lora_" in name)
+    save_card("domain_adapter", made, args.device, found, parameters=count, rank=RANK)
 
     motion = ar.MotionModule(config(), pipe.unet).to(args.device)
-    plan = ar.TrainConfig(args.steps, args.batch, learning_rate=1e-3, warmup=50, ema_decay=0.998, **common)
-    made = follow(
-        "motion",
-        ar.train_motion_module(pipe.unet, motion, train, plan, checkpoint=RUNS / "motion" / "state.pt"),
-        plan,
-        every=50,
-    )
-    loss["base + adapter + motion"] = held_out_loss(pipe.unet, test)
-    ar.save_motion_module(motion.half(), OUT / "motion_module.safetensors")
+    made = train_motion(pipe.unet, motion, taught, args)
+    found["base + adapter + motion"] = errors(pipe.unet, held_out)
+    ar.save_motion_module(motion.half(), MINI / "motion_module.safetensors")
     facts = {
         "parameters": sum(p.numel() for p in motion.parameters()),
-        "clips": len(train),
-        "held_out_clips": len(test),
-        "held_out_loss": loss,
+        "clips": len(taught),
+        "held_out_clips": len(held_out),
     }
-    write_card(OUT / "motion_module.json", "data/recipes/train_motion.py", made, data, args.device, **facts)
-    print(loss)
+    save_card("motion_module", made, args.device, found, **facts)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A pipeline as one file in the layout of the original Stable Diffusion code, which whole fine-tunes are traded in.
 
-``StableDiffusionPipeline.from_single_file(path, config=FOLDER)`` reads it; FOLDER is a pipeline of the same shapes, for what such
-a file lacks: configurations and tokenizer. The names are the inverse of diffusers' own conversion; UNets of any number of levels
-with one transformer block each have them, and autoencoders without attention.
+``StableDiffusionPipeline.from_single_file(path, config=FOLDER)`` reads it; FOLDER is a pipeline of the same shapes,
+for what such a file lacks: configurations and tokenizer. The names are the inverse of diffusers' own conversion;
+UNets of any number of levels with one transformer block each have them, and autoencoders without attention.
 """
 
 import re
@@ -75,7 +75,7 @@ def _renamed(name: str, table: dict[str, str]) -> str:
 
 
 def original_layout(pipe: StableDiffusionPipeline, small: torch.dtype = SMALL) -> dict[str, torch.Tensor]:
-    """All weights of a pipeline under their original names; matrices of UNet and text encoder in ``small``, the rest in float16."""
+    """All weights by their original names: matrices of UNet and text encoder in ``small``, the rest in float16."""
     unet, vae, text = (part.state_dict() for part in (pipe.unet, pipe.vae, pipe.text_encoder))
     drawn = {f"model.diffusion_model.{unet_name(name, pipe.unet)}": tensor for name, tensor in unet.items()}
     said = {

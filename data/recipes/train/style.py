@@ -1,14 +1,16 @@
 """The personalised models, each made in a way that the community makes them: from stills alone, on the finished base.
 
-    python data/recipes/train_style.py NAME [--device cuda] [--steps N]
+    python -m recipes.train.style NAME [--device cuda] [--steps N]
 
-Needs the base (train_base.py); for pip its drawings (character.py). NAME is one of ``animatediff_ref.mini.STYLES``, which says the
-kind: a style LoRA; a DreamBooth-style LoRA of one character; a whole fine-tune in one file; a textual inversion embedding.
-All learn by the base's own objective. What differs is in ``KINDS``; what a reader is told about each, in ``PAGES``.
+Needs the base (train/base.py); for pip its drawings (art/character.py). NAME is one of
+``animatediff_ref.mini.files.STYLES``, which says the kind: a style LoRA; a DreamBooth-style LoRA of one character; a
+whole fine-tune in one file; a textual inversion embedding. All learn by the base's own objective. What differs is in
+``KINDS``; what a reader is told about each, in ``pages.py``.
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -16,109 +18,31 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
 from diffusers import StableDiffusionPipeline
-from einops import rearrange
-from fit import DATA, RUNS, data_hash, fit, write_card
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from single_file import save_single_file
 from torch import nn
-from train_base import CONTEXT, DROP, OUT, encoded, image_loss
 
+from animatediff_ref.clips.latents import encode_pixels
 from animatediff_ref.mini.files import STYLES
 from animatediff_ref.training.loop import TrainConfig
 from animatediff_ref.weights.tensors import written_aside
+from recipes.art import world
+from recipes.common.card import data_hash, write_card
+from recipes.common.paths import DATA, MINI, RUNS, arguments, sized
+from recipes.common.run import fit
+from recipes.train.base import CONTEXT, Bank, encoded, image_loss, padded, worded
+from recipes.train.pages import PAGES
+from recipes.train.single_file import save_single_file
 
-ROUNDS = 3  # pictures of every concept and background that are taught together
-PORTRAITS = 5  # pictures of every pose and background of the character
+ROUNDS = sized(3, toy=1)  # pictures of every concept and background that are taught together
+PORTRAITS = sized(5, toy=1)  # pictures of every pose and background of the character
 RANK = 16
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2"]
 VECTORS = 4  # of an embedding: tokens of the sixteen that a caption has
 USUAL = (0.15, 0.70, 0.05, 0.10)  # shares of captions that name: the place, place and style, neither, the style
 Trained = tuple[list[nn.Parameter], Callable[[Path], None]]  # what learns, and how it is saved
-Bank = tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor
-]  # latents (n, 4, 16, 16), captions (n, 4, 16), odds of being drawn (n)
-
-
-class Page(NamedTuple):
-    """What the page of a model says."""
-
-    title: str
-    about: str
-    prompts: tuple[str, ...]
-    artwork: str
-    licence: str
-
-
-PAGES = {
-    "blob": Page(
-        "Blob",
-        "The soft, gum-drop look of the first Noto emoji. A LoRA on the UNet's attentions and convolutions, trained on 450 "
-        "drawings over the eight backgrounds.",
-        ("a penguin, snow", "a baby chick, meadow", "an octopus, beach", "a ghost, night sky"),
-        "Noto Emoji, first design (blobs), Google LLC",
-        "Apache-2.0",
-    ),
-    "emojione": Page(
-        "EmojiOne",
-        "Flat colours with crisp two-tone shading, from the second EmojiOne set. A LoRA on the UNet's attentions and "
-        "convolutions, trained on every concept that the set draws.",
-        ("a fox, meadow", "a rocket, night sky", "a strawberry, white background", "a snail, desert"),
-        "EmojiOne 2.3, the EmojiOne project",
-        "CC BY 4.0",
-    ),
-    "flat": Page(
-        "Flat",
-        "Large plain shapes without outlines or gloss: Microsoft's Fluent emoji in their flat cut. A LoRA on the UNet's "
-        "attentions and convolutions, trained on 450 drawings over the eight backgrounds.",
-        ("a cat face, sunset", "a turtle, beach", "a castle, meadow", "a crab, white background"),
-        "Fluent Emoji Flat, Microsoft Corporation",
-        "MIT",
-    ),
-    "ink": Page(
-        "Ink",
-        "Black glyphs on grey paper: even the background loses its colour. A LoRA on the UNet's attentions and convolutions, "
-        "trained on Microsoft's high-contrast emoji over backgrounds in grey.",
-        ("a bat, night sky", "a bicycle, white background", "a spider, desert", "a tulip, meadow"),
-        "Fluent Emoji High Contrast, Microsoft Corporation",
-        "MIT",
-    ),
-    "openmoji": Page(
-        "OpenMoji",
-        "Even black outlines around plain fills, the house style of the OpenMoji project. A LoRA on the UNet's attentions and "
-        "convolutions, kept with its artwork in a folder under its own ShareAlike licence.",
-        ("a dog face, meadow", "a whale, beach", "a snowman, snow", "a cactus, desert"),
-        "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0",
-        "CC BY-SA 4.0",
-    ),
-    "pip": Page(
-        "Pip",
-        "One character: a small, round, one-eyed monster with horns and a striped belly. Made as DreamBooth makes them, from six "
-        "drawings and the base's own pictures of all else, which keep it from forgetting; saved as a LoRA.",
-        ("a pip monster, snow", "a pip monster, beach", "a pip monster, night sky", "a penguin, snow"),
-        "drawn by data/recipes/character.py",
-        "Apache-2.0",
-    ),
-    "pixel": Page(
-        "Pixel",
-        "Large square pixels and few colours, as on an old screen. A fine-tune of the whole UNet and text encoder, "
-        "in one file of the layout that such models are traded in, its matrices rounded to eight bits.",
-        ("a robot, night sky", "a dragon, sunset", "a red apple, white background", "a unicorn, meadow"),
-        "Noto Emoji, Google LLC, in blocks of two by two pixels",
-        "Apache-2.0",
-    ),
-    "sepia": Page(
-        "Sepia",
-        "Old photographs: everything in browns. A textual inversion: four word vectors that were searched for, while the model itself "
-        "stayed as it was.",
-        ("a rose, white background", "a sailboat, sunset", "an owl, night sky", "a volcano, desert"),
-        "Noto Emoji, Google LLC, in one scale of browns",
-        "Apache-2.0",
-    ),
-}
 
 
 def lora(pipe: StableDiffusionPipeline, name: str) -> Trained:
@@ -165,18 +89,18 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "lora": Kind(lora, 900, 2e-3),
-    "dreambooth": Kind(lora, 300, 1e-3),
-    "checkpoint": Kind(whole, 800, 5e-4),
-    "embedding": Kind(embedding, 300, 1e-2, (0, 0.85, 0, 0.15)),  # all captions name it: without it nothing learns
+    "lora": Kind(lora, sized(900, toy=2), 2e-3),
+    "dreambooth": Kind(lora, sized(300, toy=2), 1e-3),
+    "checkpoint": Kind(whole, sized(800, toy=2), 5e-4),
+    "embedding": Kind(
+        embedding, sized(300, toy=2), 1e-2, (0, 0.85, 0, 0.15)
+    ),  # all captions name it: without it nothing learns
 }
 
 
 def tokens(pipe: StableDiffusionPipeline, texts: list[str]) -> torch.Tensor:
     """Token ids, (n, 16), as the pipeline makes them of a prompt: a trigger of several vectors becomes that many."""
-    texts = pipe.maybe_convert_prompt(texts, pipe.tokenizer)
-    padded = {"padding": "max_length", "truncation": True, "max_length": CONTEXT, "return_tensors": "pt"}
-    return pipe.tokenizer(texts, **padded).input_ids
+    return padded(pipe.tokenizer, pipe.maybe_convert_prompt(texts, pipe.tokenizer))
 
 
 def wordings(pipe: StableDiffusionPipeline, said: list[tuple[str, str, str]]) -> torch.Tensor:
@@ -190,90 +114,90 @@ def concepts() -> list[str]:
     return [row["phrase"] for row in world.concepts() if row["base"]]
 
 
-def stills(pipe: StableDiffusionPipeline, name: str, device: str) -> Bank:
+def stills(pipe: StableDiffusionPipeline, name: str) -> Bank:
     """Every concept that a style draws."""
-    latents, about = encoded(pipe.vae, device, f"stills-{name}", (name,), ROUNDS, 4, "taught")
+    latents, about = encoded(pipe.vae, f"stills-{name}", (name,), ROUNDS, 4, "taught")
     phrases, places = concepts(), list(world.BACKGROUNDS)
     ids = wordings(pipe, [(phrase, place, STYLES[name].trigger) for phrase in phrases for place in places])
-    return latents, ids.reshape(len(phrases), len(places), 4, CONTEXT)[about[:, 0], about[:, 2]], torch.ones(len(about))
+    ids = ids.reshape(len(phrases), len(places), 4, CONTEXT)
+    return Bank(latents, ids[about[:, 0], about[:, 2]], torch.ones(len(about)))
 
 
 @torch.no_grad()
 def kept(pipe: StableDiffusionPipeline) -> torch.Tensor:
-    """The prior: a latent of every concept as the untrained base draws it, made once. Few steps and mild guidance are enough."""
+    """The prior: a latent of every concept as the untrained base draws it, made once.
+
+    Few steps and mild guidance are enough.
+    """
     if not (cache := RUNS / "prior.pt").exists():
         said = [world.caption(phrase, place) for phrase, place in zip(concepts(), cycle(world.BACKGROUNDS))]
         draw, parts = torch.Generator().manual_seed(6), [said[start : start + 50] for start in range(0, len(said), 50)]
-        options = {"num_inference_steps": 20, "guidance_scale": 3.0, "generator": draw, "output_type": "latent"}
+        steps = sized(20, toy=2)
+        options = {"num_inference_steps": steps, "guidance_scale": 3.0, "generator": draw, "output_type": "latent"}
         pipe.set_progress_bar_config(disable=True)
         with written_aside(cache) as aside:
             torch.save(torch.cat([pipe(part, **options).images.cpu() for part in parts]), aside)
     return torch.load(cache, weights_only=True)
 
 
-@torch.no_grad()
-def character(pipe: StableDiffusionPipeline, name: str, device: str) -> Bank:
+def character(pipe: StableDiffusionPipeline, name: str) -> Bank:
     """Half the drawings of the character, half what the base draws by itself (Ruiz et al. 2023).
 
-    DreamBooth keeps the character's class alone; so small a model would forget all else, hence its pictures of every concept.
+    DreamBooth keeps the character's class alone; so small a model would forget all else, hence its pictures of every
+    concept.
     """
     rng, places, trigger = np.random.default_rng(5), list(world.BACKGROUNDS), STYLES[name].trigger
-    shown = [
-        (i, place) for i in range(len(world.POSES)) for p, place in enumerate(places) if world.shown_together(i, p)
-    ] * PORTRAITS
-    drawn = np.stack([np.asarray(world.picture(world.POSES[i], name, place, rng)) for i, place in shown])
-    pixels = rearrange(torch.from_numpy(drawn), "b h w c -> b c h w").to(device).float() / 127.5 - 1
-    mine = torch.cat([pipe.vae.encode(part).latent_dist.mode().cpu() for part in pixels.split(64)])
-    others = kept(pipe)
+    pairs = [(pose, place) for pose in range(len(world.POSES)) for place in range(len(places))]
+    shown = [(world.POSES[i], places[p]) for i, p in pairs if world.shown_together(i, p)] * PORTRAITS
+    drawn = np.stack([np.asarray(world.picture(pose, name, place, rng)) for pose, place in shown])
+    mine, others = encode_pixels(pipe.vae, drawn, at_once=64), kept(pipe)
     captions = [(trigger, place, "") for _, place in shown] + list(zip(concepts(), cycle(places), repeat("")))
     odds = torch.cat([torch.ones(len(part)) / len(part) for part in (mine, others)])
-    return torch.cat([mine * pipe.vae.config.scaling_factor, others]), wordings(pipe, captions), odds
+    return Bank(torch.cat([mine, others]), wordings(pipe, captions), odds)
+
+
+def build(name: str, device: str) -> tuple[StableDiffusionPipeline, Trained, Bank]:
+    """The base, what of it learns and how that is saved, and what it learns from."""
+    pipe = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32).to(device)
+    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        part.requires_grad_(False)
+    trained = KINDS[STYLES[name].kind].make(pipe, name)
+    bank = character if STYLES[name].kind == "dreambooth" else stills
+    return pipe, trained, bank(pipe, name)
+
+
+def loss_of(
+    pipe: StableDiffusionPipeline, kind: Kind, bank: Bank, empty: torch.Tensor, config: TrainConfig,
+    generator: torch.Generator,
+) -> torch.Tensor:  # fmt: skip
+    """The base's own objective, on what this model is shown and told."""
+    rows = torch.multinomial(bank.odds, config.batch_size, replacement=True, generator=generator)
+    text = worded(bank.captions[rows], kind.wording, empty, generator)
+    return image_loss(pipe.unet, pipe.text_encoder, bank.latents[rows].float(), text, generator, config.autocast)
+
+
+def plan(kind: Kind, args: Namespace) -> TrainConfig:
+    options = {"warmup": 20, "anneal": True, "betas": (0.9, 0.99), "ema_decay": 0.99, "weighting": "min-snr"}
+    steps = args.steps or kind.steps
+    return TrainConfig(steps, args.batch, learning_rate=kind.learning_rate, autocast=True, seed=0, **options)
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser()
+    ask = arguments(steps=None, batch=sized(64, toy=4))
     ask.add_argument("name", choices=STYLES)
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--steps", type=int)
-    ask.add_argument("--batch", type=int, default=64)
     args = ask.parse_args()
-    style, page = STYLES[args.name], PAGES[args.name]
+    style = STYLES[args.name]
     kind, out = KINDS[style.kind], DATA / style.file
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline.from_pretrained(OUT, torch_dtype=torch.float32).to(args.device)
-    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
-        part.requires_grad_(False)
-    parameters, save = kind.make(pipe, args.name)
-    bank = character if style.kind == "dreambooth" else stills
-    latents, ids, odds = bank(pipe, args.name, args.device)
-    empty = tokens(pipe, [""])
-
-    config = TrainConfig(
-        args.steps or kind.steps,
-        args.batch,
-        learning_rate=kind.learning_rate,
-        warmup=20,
-        anneal=True,
-        betas=(0.9, 0.99),
-        ema_decay=0.99,
-        weighting="min-snr",
-        autocast=True,
-        seed=0,
-    )
-
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.multinomial(odds, args.batch, replacement=True, generator=generator)
-        wording = torch.multinomial(torch.tensor(kind.wording), args.batch, replacement=True, generator=generator)
-        text = torch.where(torch.rand(args.batch, 1, generator=generator) < DROP, empty, ids[rows, wording])
-        return image_loss(pipe.unet, pipe.text_encoder, latents[rows].float(), text, generator, config.autocast)
-
-    made = fit(f"style-{args.name}", parameters, loss_of, config, every=50)
+    pipe, (parameters, save), bank = build(args.name, args.device)
+    config = plan(kind, args)
+    objective = partial(loss_of, pipe, kind, bank, tokens(pipe, [""]), config)
+    made = fit(f"style-{args.name}", parameters, objective, config, every=50)
     with written_aside(out) as aside:
         save(aside)
-    count = sum(p.numel() for p in parameters)
+    facts = {"kind": style.kind, "parameters": sum(p.numel() for p in parameters), "trigger": style.trigger}
     data = data_hash(world.sheet(world.art(args.name)), DATA / "concepts.csv")
-    facts = {"kind": style.kind, "parameters": count, "trigger": style.trigger, **page._asdict()}
-    write_card(out.with_suffix(".json"), "data/recipes/train_style.py", made, data, args.device, **facts)
+    write_card(out.with_suffix(".json"), __file__, made, data, args.device, **facts, **PAGES[args.name]._asdict())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Pictures and clips: the artwork, one character, stills composed of both, and footage."""

@@ -1,0 +1,1 @@
+"""What was measured of the finished world, and how it is shown."""

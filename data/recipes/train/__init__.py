@@ -1,0 +1,1 @@
+"""One trainer a model: data and model, loss, and what is saved."""
