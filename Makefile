@@ -4,21 +4,22 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PAGE   := _build/html/index.html
+BUILT  := _build/.built
 export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: book test browser lint format notebooks bench parity world clean FORCE
 
-book: notebooks _build/.code
-	$(BIN)/jupyter-book build . -W --keep-going --all
+book: notebooks
+	@$(MAKE) --no-print-directory $(BUILT)
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
-test: $(STAMP) $(PAGE) lint browser
+test: $(STAMP) $(BUILT) lint browser
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
-$(PAGE): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
+$(BUILT): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
 	$(BIN)/jupyter-book build . -W --keep-going --all
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""AnimateDiff (arXiv 2307.04725), as a small reference: motion modules in, out, trained, saved, measured and shown.
+"""AnimateDiff (arXiv 2307.04725), as a small reference: put motion modules into a UNet, train, save, measure and show them.
 
     import animatediff_ref as ar
 
@@ -75,16 +75,21 @@ PUBLIC = {  # module -> its public names
     "notebook.gallery": ("show_gallery",),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
+_ROOMS = ("method", "mini", "weights", "generate", "clips", "training", "measure", "notebook", "cli")
 __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):
-    """Import the module of a public name when it is first asked for (PEP 562)."""
+    """Import a room, or the module of a public name, when it is first asked for (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(f"animatediff_ref.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'animatediff_ref' has no attribute {name!r}")
-    value = getattr(import_module(f"animatediff_ref.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    try:
+        module = import_module(f"animatediff_ref.{_MODULE_OF[name]}")
+    except AttributeError as error:  # said as it is: else Python would say that the name does not exist
+        raise ImportError(f"animatediff_ref.{_MODULE_OF[name]} cannot be imported: {error}") from error
+    return globals().setdefault(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:

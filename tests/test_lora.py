@@ -6,6 +6,7 @@ from conftest import lora_for, motion_for, run, tiny_unet
 from safetensors.torch import load_file
 
 import animatediff_ref as ar
+from animatediff_ref.method.adapters import add_domain_adapter
 
 LAYER = "transformer_blocks.0.attention_blocks.0.to_out.0"
 
@@ -161,3 +162,11 @@ def test_what_is_refused(motion, cameras, tmp_path):
     with pytest.raises(ValueError, match="at least one MotionLoRA"):
         ar.merge_motion_loras({}, tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_an_adapter_of_a_compiled_unet_is_written_with_plain_names(tmp_path):
+    unet = tiny_unet()
+    compiled = torch.compile(unet, backend="eager")
+    add_domain_adapter(compiled, rank=2)
+    ar.save_domain_adapter(compiled, tmp_path / "adapter.safetensors")
+    ar.load_domain_adapter(tiny_unet(), tmp_path / "adapter.safetensors")

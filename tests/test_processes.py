@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,28 +24,32 @@ def clips() -> ar.LatentClips:
     return ar.LatentClips(latents, torch.randn(5, 5, 24, generator=generator), torch.zeros(5, 24))
 
 
-def one_step(stage: str) -> dict[str, list[torch.Tensor]]:
-    """Gradients and weights of what trains after a step of a stage, in this process or as one of several."""
+def one_step(stage: str) -> dict:
+    """The loss, and gradients and weights of what trains, after a step of a stage, in this process or as one of several."""
     unet = tiny_unet()
     torch.manual_seed(2)
     if stage == "adapter":
-        list(ar.train_domain_adapter(unet, clips(), CONFIG, rank=2))
+        records = list(ar.train_domain_adapter(unet, clips(), CONFIG, rank=2))
         learnt = [p for name, p in unet.named_parameters() if "lora_" in name]
     elif stage == "camera":
         motion = motion_for(unet)
-        list(ar.train_motion_lora(unet, motion, clips(), CONFIG, rank=2))
+        records = list(ar.train_motion_lora(unet, motion, clips(), CONFIG, rank=2))
         learnt = [p for name, p in motion.named_parameters() if "lora_" in name]
     else:
         motion = motion_for(unet)
-        list(ar.train_motion_module(unet, motion, clips(), CONFIG))
+        records = list(ar.train_motion_module(unet, motion, clips(), CONFIG))
         learnt = list(motion.parameters())
-    return {"gradients": [p.grad.clone() for p in learnt], "weights": [p.detach().clone() for p in learnt]}
+    return {
+        "gradients": [p.grad.clone() for p in learnt],
+        "weights": [p.detach().clone() for p in learnt],
+        "loss": records[0].loss,
+    }
 
 
 def worker(out: Path) -> None:
     """What each of several processes does: both stages, and the motion module's without wrapping what trains."""
     found = {stage: one_step(stage) for stage in ("adapter", "motion", "camera")}
-    stages.Accelerator.prepare = lambda self, trainee: trainee
+    stages.DistributedDataParallel = lambda trainee: trainee
     out.write_bytes(pickle.dumps(found | {"not wrapped": one_step("motion")}))
 
 
@@ -83,6 +88,7 @@ def test_two_processes_give_the_gradients_of_one(stage, two):
     for other in two:
         assert apart(one["gradients"], other[stage]["gradients"]) < 1e-5
     assert apart(two[0][stage]["weights"], two[1][stage]["weights"]) == 0
+    assert one["loss"] == pytest.approx(two[0][stage]["loss"], rel=1e-5) == pytest.approx(two[1][stage]["loss"])
 
 
 def test_without_wrapping_their_gradients_would_differ(two):
@@ -90,10 +96,7 @@ def test_without_wrapping_their_gradients_would_differ(two):
 
 
 def test_a_batch_must_divide_among_processes(monkeypatch):
-    class Three(stages.Accelerator):
-        num_processes = 3
-
-    monkeypatch.setattr(stages, "Accelerator", Three)
+    monkeypatch.setattr(stages, "processes", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(ValueError, match="batch_size=4 does not divide among 3 processes"):
         one_step("motion")
 

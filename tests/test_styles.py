@@ -52,12 +52,12 @@ def test_what_a_recipe_saves_is_what_load_base_gives(name, plain, tmp_path, monk
     assert unknown_words(loaded.tokenizer, f"a penguin, {style.trigger}, zeppelin") == ["zeppelin"]
 
 
-def test_a_lora_file_is_under_a_megabyte(tmp_path):
+def test_a_lora_file_is_under_two_megabytes(tmp_path):
     """With the widths that the base has now."""
     pipe = type("Pipe", (), {"unet": unet(), "save_lora_weights": StableDiffusionPipeline.save_lora_weights})
     _, save = recipe.lora(pipe, "blob")
     save(tmp_path / "it.safetensors")
-    assert (tmp_path / "it.safetensors").stat().st_size < 1e6
+    assert (tmp_path / "it.safetensors").stat().st_size < 2e6
 
 
 @pytest.mark.parametrize("shape", SHAPES)

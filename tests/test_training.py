@@ -236,3 +236,54 @@ def test_a_motion_lora_is_trained_beside_another_that_keeps_its_weight(unet, cli
     assert pan and all(torch.equal(p, pan[name]) for name, p in motion.named_parameters() if ".pan." in name)
     with pytest.raises(ValueError, match="there is a MotionLoRA 'pan' already"):
         ar.train_motion_lora(unet, motion, clips, CONFIG, name="pan", rank=2)
+
+
+def test_a_stage_that_is_refused_changes_nothing(unet, clips):
+    motion = motion_for(unet)
+    for wrong, plan in (
+        ("4 frames|frames", replace(CONFIG, num_frames=40)),
+        ("at least 7 frames", replace(CONFIG, num_frames=7)),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            ar.train_motion_lora(unet, motion, clips, plan, name="pan")
+        assert not ar.motion_loras(motion)
+    list(ar.train_motion_lora(unet, motion, clips, CONFIG, name="pan", rank=2))
+    with pytest.raises(ValueError, match=r"unload or fuse its MotionLoRAs \(pan\)"):
+        ar.train_motion_module(unet, motion, clips, CONFIG)
+    with pytest.raises(ValueError, match="neither offloaded nor float8"):
+        ar.train_domain_adapter(tiny_unet().to("meta"), clips, CONFIG)
+
+
+def test_frames_of_different_clips_are_not_mixed(unet, clips):
+    """Eight rows divide into clips of four frames, and also into one of eight: the module must be set to what is given."""
+    ar.inject(unet, motion_for(unet), 4)
+    with pytest.raises(ValueError, match="the clips have 2 frames, the motion module in this UNet is set to 4"):
+        ar.held_out_error(unet, clips, num_frames=2)
+
+
+def test_a_unet_stored_in_eight_bits_is_measured_and_not_trained_in(clips):
+    exact, unet = tiny_unet(), tiny_unet()
+    unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    errors = []
+    for model in (exact, unet):
+        ar.inject(model, motion_for(model), 4)
+        errors.append(ar.held_out_error(model, clips, num_frames=4, batches=2))
+    assert errors[0] == pytest.approx(errors[1], rel=0.1) and errors[0] != errors[1]
+    with pytest.raises(ValueError, match="neither offloaded nor float8"):
+        ar.train_motion_module(unet, motion_for(unet), clips, CONFIG)
+
+
+def test_gradients_of_a_float16_unet_do_not_vanish():
+    """Larger latents, so that each gradient is small: without a scaled loss a third of them would be zero."""
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(4, 4, 32, 32, generator=generator) for _ in range(2)]
+    clips = ar.LatentClips(latents, torch.randn(2, 5, 24, generator=generator), torch.zeros(5, 24))
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        unet = tiny_unet().to(dtype)
+        motion = motion_for(unet)
+        next(iter(ar.train_motion_module(unet, motion, clips, replace(CONFIG, max_grad_norm=1e9))))
+        gradients.append(torch.cat([p.grad.flatten() for p in motion.parameters()]))
+    exact, half = gradients
+    assert ((half == 0) & (exact != 0)).float().mean() < 0.01
+    assert (half - exact).norm() / exact.norm() < 0.01

@@ -19,15 +19,18 @@ from torch import nn
 from animatediff_ref.method.inflation import uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 
-DOMAIN = "domain_adapter"  # its name among the adapters of a UNet
-SPATIAL = r".*\.attn[12]\.to_(q|k|v|out\.0)"  # the layers it changes: every self- and cross-attention
+DOMAIN = "domain_adapter"  # the domain adapter's name in peft
+SPATIAL = r".*\.attn[12]\.to_(q|k|v|out\.0)"  # the layers a domain adapter changes: all self- and cross-attentions
 
 TEMPORAL = r".*\.attention_blocks\.\d+\.to_(q|k|v|out\.0)"  # the layers a MotionLoRA changes
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    r"""The change of one linear layer (Eq. 3): :math:`\Delta W = \frac{\alpha}{r} B A`; ``down`` is A, ``up`` is B."""
+    r"""The change of one linear layer (Eq. 3): :math:`\Delta W = A B^T`, with ``up`` the paper's A and ``down`` its B^T.
+
+    Files may scale it by ``alpha / rank``. That alpha is the file's, not the alpha of Eq. 4.
+    """
 
     down: torch.Tensor  # (rank, in)
     up: torch.Tensor  # (out, rank)
@@ -49,6 +52,7 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
     Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a
     domain adapter already there; other adapters, such as a style, stay as active as they were.
     """
+    unet = uncompiled(unet)
     others = [name for name in getattr(unet, "peft_config", {}) if name != DOMAIN]
     active = [name for name in (unet.active_adapters() if others else []) if name != DOMAIN]
     if DOMAIN in getattr(unet, "peft_config", {}):
@@ -56,7 +60,7 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a style beside it is what we want
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=SPATIAL), adapter_name=DOMAIN)
-    unet.set_adapter([*active, DOMAIN])
+    unet.set_adapter([*active, DOMAIN])  # peft's layers then compute W z + scale * up(down(z)), Eq. 4
     unet.requires_grad_(False)
     parameters = [factor for pair in pairs_on(unet, DOMAIN).values() for factor in (pair.down, pair.up)]
     for parameter in parameters:
@@ -65,7 +69,7 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
 
 
 def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
-    """Weigh the domain adapter by ``scale``, alpha of Eq. 4: 1 as trained, 0 dropped, as the paper does at inference.
+    """Weigh the domain adapter by ``scale``, alpha of Eq. 4: 1 as trained, 0 dropped; the paper tries values between, too.
 
     diffusers switches it off when a style is loaded or set after it; this call switches it on again, beside the style.
     ``ValueError`` if ``unet`` has none, or if it was fused into the weights.
@@ -110,7 +114,7 @@ def motion_loras(motion: MotionModule) -> dict[str, float]:
 
 
 def set_motion_loras(motion: MotionModule, weights: Mapping[str, float]) -> None:
-    """Weigh the MotionLoRAs on ``motion``; those not named are switched off. Weights add up and may be negative."""
+    """Weigh the MotionLoRAs on ``motion``; those not named are switched off. The weighted changes add; weights may be negative."""
     there = motion_loras(motion)
     if unknown := sorted(weights.keys() - there):
         raise ValueError(f"no MotionLoRA {unknown[0]!r} is loaded; there are: {', '.join(there) or 'none'}")

@@ -1,10 +1,10 @@
 """Inflation: a motion module goes into an unmodified UNet and comes out again (paper section 4.2, "network inflation").
 
-Frames are folded into the UNet's batch, ``(b f) c h w``, so every image layer treats them alone. Forward hooks run a
-temporal transformer after each ResNet-and-attention pair. Hooks leave every module and parameter of the UNet where it
-was: LoRA loaders, offloading, compiling and every Stable-Diffusion-1.x pipeline of diffusers keep working. A guided
-batch is consecutive blocks of frames, ``[unconditional x f, conditional x f]``, so consecutive rows are always one
-clip.
+The caller folds frames into the UNet's batch, ``(b f) c h w``, so image layers treat each frame as a picture of its own.
+Forward hooks run a temporal transformer after each ResNet, and after its attention where it has one. Hooks leave every
+module and parameter of the UNet where it was: LoRA loaders, offloading, compiling and the Stable-Diffusion-1.x pipelines
+of diffusers keep working. A guided batch is consecutive blocks of frames, ``[unconditional x f, conditional x f]``, so
+consecutive rows are always one clip.
 """
 
 from functools import partial
@@ -39,7 +39,7 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     eject(unet)
     if compiled:
         torch.compiler.reset()  # code compiled without hooks does not look whether some have come
-    unet._injected = (motion, _hooked(unet, motion))
+    unet._injected = (motion, _hooked(unet, motion))  # in a tuple, so that PyTorch does not make it a part of the UNet
     _widen(motion, unet)
     if unet.device.type != "meta":
         motion.to(unet.device)
@@ -70,7 +70,7 @@ def _is_compiled(unet: nn.Module) -> bool:
 
 def _widen(motion: MotionModule, unet: nn.Module) -> None:
     """Give the motion module the UNet's precision where that is higher: no number changes by it."""
-    dtype = next(unet.parameters()).dtype
+    dtype = unet.dtype  # what it computes in, whatever its weights are stored in
     if dtype.itemsize > next(motion.parameters()).dtype.itemsize:
         motion.to(dtype)
 
@@ -88,12 +88,12 @@ def _check_fit(unet: nn.Module, motion: MotionModule) -> None:
 
 def _hooked(unet: nn.Module, motion: MotionModule) -> list[RemovableHandle]:
     """Put the hooks on. They are partials, not closures: a deep copy of the UNet copies them with their motion module."""
-    handles = [unet.register_forward_pre_hook(partial(_prepare, motion), with_kwargs=True)]
+    handles = [unet.register_forward_pre_hook(partial(_check_batch, motion), with_kwargs=True)]
     for place in motion.places:
-        handles.append(_host(unet, place).register_forward_hook(partial(_run, motion, motion.at(place))))
+        handles.append(_host(unet, place).register_forward_hook(partial(_run_temporal, motion, motion.at(place))))
     for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
-        handles.append(norm.register_forward_pre_hook(partial(_join, motion)))
-        handles.append(norm.register_forward_hook(partial(_part, motion)))
+        handles.append(norm.register_forward_pre_hook(partial(_pool_frames, motion)))
+        handles.append(norm.register_forward_hook(partial(_unpool_frames, motion)))
     return handles
 
 
@@ -105,8 +105,8 @@ def _host(unet: nn.Module, place: str) -> nn.Module:
     return layers[int(index)]
 
 
-def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Hook before the UNet: its batch is whole clips, and the motion module is no less precise than it is."""
+def _check_batch(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Hook before the UNet: check that the batch is whole clips, and widen the motion module if the UNet has grown."""
     rows = (args[0] if args else kwargs["sample"]).shape[0]
     if rows % motion.num_frames:
         raise ValueError(
@@ -116,29 +116,28 @@ def _prepare(motion: MotionModule, unet: nn.Module, args: tuple, kwargs: dict) -
     _widen(motion, unet)
 
 
-def _run(motion: MotionModule, transformer: TemporalTransformer, module: nn.Module, args: tuple, output):
+def _run_temporal(motion: MotionModule, transformer: TemporalTransformer, module: nn.Module, args: tuple, output):
     """Hook after a layer of the UNet: its output goes through a temporal transformer."""
     if isinstance(output, tuple):
-        return (_run(motion, transformer, module, args, output[0]), *output[1:])
+        return (_run_temporal(motion, transformer, module, args, output[0]), *output[1:])
     if not torch.is_tensor(output):
-        output.sample = _run(motion, transformer, module, args, output.sample)
+        output.sample = _run_temporal(motion, transformer, module, args, output.sample)
         return output
     if transformer.norm.weight.device != output.device:
         transformer.to(output.device)
     own = transformer.norm.weight.dtype
-    if own == output.dtype:
-        return transformer(output, motion.num_frames)
-    half = output.dtype.itemsize == 2
-    with torch.autocast(output.device.type, output.dtype if half else None, enabled=half):
-        return transformer(output if half else output.to(own), motion.num_frames).to(output.dtype)
+    if own == torch.float32 and output.dtype.itemsize == 2:  # weights stay float32, products run in half precision
+        with torch.autocast(output.device.type, output.dtype):
+            return transformer(output, motion.num_frames).to(output.dtype)
+    return transformer(output.to(own), motion.num_frames).to(output.dtype)
 
 
-def _join(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
+def _pool_frames(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
     """Hook before a GroupNorm of the UNet: it sees all frames of a clip at once (v1)."""
     return (frames_to_height(args[0], motion.num_frames),)
 
 
-def _part(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+def _unpool_frames(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     """Hook after that GroupNorm: the frames apart again."""
     return height_to_frames(output, motion.num_frames)
 

@@ -6,6 +6,8 @@ from diffusers import DDIMScheduler
 from einops import rearrange, repeat
 from torch import nn
 
+from animatediff_ref.method.inflation import injected, uncompiled
+
 
 def motion_scheduler() -> DDIMScheduler:
     """The schedule AnimateDiff trains and samples with: linear betas from 0.00085 to 0.012, leading steps, offset 1.
@@ -28,8 +30,8 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
       that draw details, an error of the clean picture counts five times and not more. Image models learn faster with it
       (Hang et al., 2023).
     - ``"debiased"``, :math:`1 / \sqrt{\mathrm{SNR}}` between 0.2 and 20 (Yu et al., 2023): more weight where noise is
-      strong. There the noise is easy to predict and the plain error is small, yet there frames must agree on what is
-      where.
+      strong. There the noise is easy to predict and the plain error is small, although what frames share, which thing
+      is where, is decided there.
 
     ``ValueError`` for another name.
     """
@@ -39,15 +41,17 @@ def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = 
     snr = alpha_bar / (1 - alpha_bar)
     if weighting == "plain":
         return torch.ones_like(snr)
-    return snr.clamp(max=5.0) / snr if weighting == "min-snr" else snr.rsqrt().clamp(0.2, 20.0)
+    if weighting == "min-snr":
+        return snr.clamp(max=5.0) / snr
+    return snr.rsqrt().clamp(0.2, 20.0)
 
 
 def denoising_error(
     unet: nn.Module, scheduler: DDIMScheduler, latents: torch.Tensor, text: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Squared error of each clip's predicted noise (Eq. 7): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
+    r"""Mean squared error of each clip's predicted noise (Eq. 7): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
 
-    ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise and timesteps are ``draw_noise``'s. All
+    ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise and timesteps come from ``draw_noise``. All
     frames of a clip read the same text. Returns the error and the timestep of each clip, both of shape (b,).
     """
     t, noise = draw_noise(scheduler, latents.shape, generator)
@@ -74,14 +78,23 @@ def noise_error(
     t: torch.Tensor,
     noise: torch.Tensor,
 ) -> torch.Tensor:
-    """``denoising_error`` for timesteps (b,) and noise, as the latents, that are given; everything on one device."""
+    """``denoising_error`` for given timesteps (b,) and noise (the shape of ``latents``), all on one device.
+
+    A picture is a clip of one frame: Eq. 1 and 2 are Eq. 6 and 7 with ``f`` = 1. ``ValueError`` if the motion module in
+    ``unet`` is set to another number of frames.
+    """
     clips, frames = latents.shape[:2]
+    motion = injected(unet)
+    if motion and motion.num_frames != frames:
+        raise ValueError(
+            f"the clips have {frames} frames, the motion module in this UNet is set to {motion.num_frames}"
+        )
     noisy = scheduler.add_noise(latents, noise, t)  # Eq. 1 for pictures, Eq. 6 for clips
-    dtype = next(unet.parameters()).dtype
+    dtype = uncompiled(unet).dtype  # what it computes in, whatever its weights are stored in
     guess = unet(
         rearrange(noisy, "b f c h w -> (b f) c h w").to(dtype).contiguous(),  # torch 2.13 crashes on channels-last
         repeat(t, "b -> (b f)", f=frames),
         repeat(text, "b n d -> (b f) n d", f=frames).to(dtype),
     ).sample.float()
-    error = F.mse_loss(guess, rearrange(noise, "b f c h w -> (b f) c h w"), reduction="none")  # Eq. 2, Eq. 7
-    return error.mean((1, 2, 3)).unflatten(0, (clips, frames)).mean(1)
+    error = F.mse_loss(guess.unflatten(0, (clips, frames)), noise, reduction="none")  # Eq. 2, Eq. 7
+    return error.mean((1, 2, 3, 4))

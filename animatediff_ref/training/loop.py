@@ -13,6 +13,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env, reduce
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -64,19 +66,22 @@ def optimise(
     loss_of: Callable[[torch.Generator], torch.Tensor],
     config: TrainConfig,
     checkpoint: str | Path | None = None,
+    *,
+    loss_scaling: bool = False,
 ) -> Iterator[StepRecord]:
     """AdamW on ``loss_of(generator)``: the engine of every stage.
 
     ``checkpoint`` names a file to go on from if it is there and to write every ``config.save_every`` steps; a
     killed write leaves the old file. If the consumer stops early, training stops with it.
     """
-    run = _Run(list(parameters), config)
+    run, writes = _Run(list(parameters), config, loss_scaling), processes().is_main_process
     if checkpoint and Path(checkpoint).exists():
         run.load(checkpoint)
     try:
         while run.step < config.steps:
             record = run.advance(loss_of)
-            if checkpoint and (run.step % config.save_every == 0 or run.step == config.steps):
+            due = run.step % config.save_every == 0 or run.step == config.steps
+            if checkpoint and due and writes:
                 run.save(checkpoint)
             yield record
     finally:
@@ -86,11 +91,12 @@ def optimise(
 class _Run:
     """The state of a training run: live parameters, their average, optimizer and clock."""
 
-    def __init__(self, parameters: list[nn.Parameter], config: TrainConfig):
+    def __init__(self, parameters: list[nn.Parameter], config: TrainConfig, loss_scaling: bool):
         self.parameters, self.config = parameters, config
         self.optimizer = torch.optim.AdamW(
             parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay
         )
+        self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=loss_scaling)
         self.average = [p.detach().clone() for p in parameters] if config.ema_decay else []
         self.step, self.seconds = 0, 0.0
 
@@ -102,14 +108,17 @@ class _Run:
         with _attention(self.parameters[0].device):
             loss = loss_of(torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         if self.average:
             decay = min(self.config.ema_decay, self.step / (self.step + 9))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.seconds += time.perf_counter() - clock
+        loss = reduce(loss.detach(), "mean")  # over processes
         return StepRecord(self.step, loss.item(), norm.item(), rate, self.seconds)
 
     def settle(self) -> None:
@@ -122,6 +131,7 @@ class _Run:
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         with written_aside(path) as aside:
             torch.save(state | {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}, aside)
@@ -146,7 +156,13 @@ class _Run:
         for parameter, saved in zip(self.parameters, state["parameters"]):
             parameter.data.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
+
+
+def processes() -> PartialState:
+    """The processes that train together, as ``accelerate launch`` or ``torchrun`` started them; one if none did."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
 def _attention(device: torch.device) -> AbstractContextManager:
@@ -155,9 +171,11 @@ def _attention(device: torch.device) -> AbstractContextManager:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 pays: on a GPU always, on a CPU only with instructions for it. Else it is many times slower."""
+    """Whether a device has units for bfloat16. Without them, as on many CPUs and older GPUs, it is many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = Path("/proc/cpuinfo")
-    return device.type != "cpu" or (cpu.exists() and any(f in cpu.read_text() for f in ("amx_bf16", "avx512_bf16")))
+    return device.type == "cpu" and cpu.exists() and any(f in cpu.read_text() for f in ("amx_bf16", "avx512_bf16"))
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

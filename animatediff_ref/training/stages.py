@@ -1,74 +1,71 @@
 """The stages of training (paper section 4.4), and the error on clips that were held out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from animatediff_ref.clips.latents import LatentClips
-from animatediff_ref.method.adapters import add_domain_adapter, add_motion_lora
-from animatediff_ref.method.inflation import inject, injected
+from animatediff_ref.method.adapters import add_domain_adapter, add_motion_lora, motion_loras
+from animatediff_ref.method.inflation import inject, injected, uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import denoising_error, draw_noise, motion_scheduler, noise_error, timestep_weight
-from animatediff_ref.training.loop import StepRecord, TrainConfig, fast_bfloat16, optimise
+from animatediff_ref.training.loop import StepRecord, TrainConfig, fast_bfloat16, optimise, processes
 
 
 def train_domain_adapter(
     unet: UNet2DConditionModel, clips: LatentClips, config: TrainConfig = TrainConfig(), *, rank: int = 16,
     scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
-    """Stage 1 (section 4.1): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
+    """Stage 1 (section 4.1, Eq. 2): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
 
     Leaves the adapter in ``unet`` at scale 1; ``set_domain_adapter(unet, 0.0)`` drops it, as at inference.
     The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
     """
     if injected(unet):
         raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
-    _check_lengths(clips, frames=1)
-    parameters = add_domain_adapter(unet, rank=rank)
-    for parameter in parameters:  # peft gives an adapter the UNet's precision
-        parameter.data = parameter.data.float()
-    return optimise(parameters, _objective(unet, clips, config, scheduler, frames=1), config, checkpoint)
+    _check(unet, clips, config, frames=1)
+    return _optimised(add_domain_adapter(unet, rank), unet, clips, config, scheduler, 1, checkpoint)
 
 
 def train_motion_module(
     unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
     scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
-    """Stage 2 (section 4.2, Eq. 6-7): only the motion module learns, on clips, inside the frozen UNet.
+    """Stage 2 (section 4.4, Eq. 6-7): only the motion module learns, on clips, inside the frozen UNet.
 
     Injects ``motion`` into ``unet`` and leaves it there. A domain adapter in ``unet`` is used as it stands and stays
     frozen.
     """
-    _check_lengths(clips, config.num_frames)
-    unet.requires_grad_(False)
-    motion.requires_grad_(True).float()
+    if loras := motion_loras(motion):
+        raise ValueError(
+            f"stage 2 trains the motion module itself: unload or fuse its MotionLoRAs ({', '.join(loras)})"
+        )
+    _check(unet, clips, config, config.num_frames)
     inject(unet, motion, config.num_frames)
-    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
-    return optimise(motion.parameters(), loss_of, config, checkpoint)
+    unet.requires_grad_(False)
+    motion.requires_grad_(True)
+    return _optimised(list(motion.parameters()), unet, clips, config, scheduler, config.num_frames, checkpoint)
 
 
 def train_motion_lora(
     unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
     name: str = "camera", rank: int = 64, scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
-    """Stage 3 (section 4.3): a low-rank change of the trained motion module's self-attentions learns one more motion.
+    """Stage 3 (section 4.3, Eq. 7): a low-rank change of the motion module's self-attentions learns one new motion.
 
-    A few dozen clips that share a motion are enough, such as what a moving crop sees of them (``move_camera``). Injects
+    A few dozen clips that share a motion are enough, for example crops made by ``move_camera``. Injects
     ``motion`` into ``unet`` and leaves the MotionLoRA on it at weight 1 under ``name``; ``save_motion_lora`` writes it.
     Published ones have rank 64. UNet, motion module and other adapters are used as they stand and stay frozen.
     """
-    _check_lengths(clips, config.num_frames)
+    _check(unet, clips, config, config.num_frames)
+    inject(unet, motion, config.num_frames)
     unet.requires_grad_(False)
     parameters = add_motion_lora(motion, name, rank)
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    inject(unet, motion, config.num_frames)
-    loss_of = _objective(unet, clips, config, scheduler, frames=config.num_frames)
-    return optimise(parameters, loss_of, config, checkpoint)
+    return _optimised(parameters, unet, clips, config, scheduler, config.num_frames, checkpoint)
 
 
 @torch.no_grad()
@@ -83,11 +80,11 @@ def held_out_error(
     seed: int = 5,
     scheduler: DDIMScheduler | None = None,
 ) -> float:
-    """Mean denoising error of ``unet`` on clips that training has not seen: plain weights, no caption dropped.
+    """Mean denoising error of ``unet`` on clips that training has not seen, unweighted, with all their captions.
 
     The same seed means the same clips, noise and timesteps, so two models, or one model at two times, are compared in
     pairs. ``shuffled=True`` is the control that isolates motion: the same frames in random order. A model of single
-    frames gives the same error, up to the noise that lands on each frame; one that has learnt how things move does
+    frames scores the same either way, up to which noise lands on which frame; one that has learnt how things move does
     worse. ``ValueError`` if a clip is shorter than ``num_frames``.
     """
     scheduler, generator = scheduler or motion_scheduler(), torch.Generator().manual_seed(seed)
@@ -104,9 +101,9 @@ def held_out_error(
 class Trainee(nn.Module):
     """A UNet with what a stage trains in it, as one module whose forward is the loss of a batch.
 
-    This is what ``accelerate`` prepares. Hooks on the UNet call the motion module, so several processes keep its gradients
-    the same only if UNet and motion module run inside one forward that is wrapped. What trains stays in float32; the
-    frozen UNet may be in half precision.
+    Hooks call the motion module from inside the UNet. Several processes keep its gradients the same only if both run
+    inside one forward that is wrapped, hence this class. What trains stays in float32; the frozen UNet may be in half
+    precision.
     """
 
     def __init__(self, unet: nn.Module, scheduler: DDIMScheduler, weighting: str, autocast: bool):
@@ -121,29 +118,43 @@ class Trainee(nn.Module):
         return (error * timestep_weight(self.scheduler, t, self.weighting)).mean()
 
 
-def _objective(
-    unet: nn.Module, clips: LatentClips, config: TrainConfig, scheduler: DDIMScheduler | None, frames: int
-) -> Callable[[torch.Generator], torch.Tensor]:
-    """The loss of a step for ``optimise``: every process draws the whole batch and computes its share."""
-    device, scheduler = next(unet.parameters()).device, scheduler or motion_scheduler()
-    accelerator = Accelerator(device_placement=False)
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size={config.batch_size} does not divide among {accelerator.num_processes} processes")
-    autocast = config.autocast and fast_bfloat16(device)
-    trainee = accelerator.prepare(Trainee(unet, scheduler, config.weighting, autocast))
-    share = slice(accelerator.process_index, None, accelerator.num_processes)
+def _optimised(
+    parameters: list[nn.Parameter], unet: nn.Module, clips: LatentClips, config: TrainConfig,
+    scheduler: DDIMScheduler | None, frames: int, checkpoint: str | Path | None,
+) -> Iterator[StepRecord]:  # fmt: skip
+    """Train ``parameters`` in ``unet``. Processes draw the same whole batch, and each computes its share of it."""
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    device, together = next(unet.parameters()).device, processes()
+    scheduler = scheduler or motion_scheduler()
+    trainee = Trainee(unet, scheduler, config.weighting, config.autocast and fast_bfloat16(device))
+    if together.num_processes > 1:
+        trainee = DistributedDataParallel(trainee)
+    share = slice(together.process_index, None, together.num_processes)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)
-        batch = latents, text, *draw_noise(scheduler, latents.shape, generator)
-        return trainee(*(part[share].to(device) for part in batch))
+        t, noise = draw_noise(scheduler, latents.shape, generator)
+        return trainee(*(part[share].to(device) for part in (latents, text, t, noise)))
 
-    return loss_of
+    # gradients of a float16 UNet would vanish without a scaled loss
+    scaled = uncompiled(unet).dtype == torch.float16
+    return optimise(parameters, loss_of, config, checkpoint, loss_scaling=scaled)
 
 
-def _check_lengths(clips: LatentClips, frames: int) -> None:
+def _check(unet: nn.Module, clips: LatentClips, config: TrainConfig, frames: int) -> None:
+    """Refuse what could not be trained, before anything is changed."""
     shortest = min(map(len, clips.latents), default=0)
     if shortest < frames:
         raise ValueError(
             f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of {shortest}"
         )
+    weight, together = next(unet.parameters()), processes()
+    if config.batch_size % together.num_processes:
+        raise ValueError(f"batch_size={config.batch_size} does not divide among {together.num_processes} processes")
+    if weight.device.type == "meta" or weight.dtype.itemsize == 1:
+        raise ValueError(
+            "training needs a UNet with its weights in memory and in at least 16 bits: neither offloaded nor float8"
+        )
+    if together.num_processes > 1 and weight.device.type == "cuda" and weight.device != together.device:
+        raise ValueError(f"this process trains on {together.device}, but the UNet is on {weight.device}")

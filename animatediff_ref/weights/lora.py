@@ -111,7 +111,7 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
 
 def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: str = "official") -> None:
     """Write the domain adapter of ``unet`` in one of the formats of ``save_motion_lora``."""
-    pairs = pairs_on(unet, DOMAIN)
+    pairs = pairs_on(uncompiled(unet), DOMAIN)
     if not pairs:
         raise ValueError("this UNet has no domain adapter to save")
     save_pairs(pairs, path, format, kind="domain_adapter")

@@ -6,6 +6,7 @@ comments, and the data. A page whose text was polished, or a docstring, executes
 
 import ast
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -23,13 +24,19 @@ def code_of(path: Path) -> bytes:
 
 
 def state(root: Path = ROOT) -> str:
-    """One hash over the package's code and the data; recipes and texts about the data do not count."""
-    digest = hashlib.sha256()
+    """One hash over the package's code, the data, the pinned libraries and the size of the run.
+
+    Recipes and texts about the data do not count.
+    """
+    digest = hashlib.sha256(os.environ.get("ANIMATEDIFF_REF_RUN", "").encode())
+    if (pins := root / "constraints.txt").exists():
+        digest.update(pins.read_bytes())
     for path in sorted((root / "animatediff_ref").rglob("*.py")):
-        digest.update(path.name.encode() + code_of(path))
+        digest.update(path.relative_to(root).as_posix().encode() + code_of(path))
     for path in sorted((root / "data").rglob("*")):
-        if path.is_file() and "recipes" not in path.parts and path.suffix != ".md":
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        name = path.relative_to(root)
+        if path.is_file() and "recipes" not in name.parts and path.suffix != ".md":
+            digest.update(name.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -37,7 +44,8 @@ def main() -> None:
     """Write the state into ``_build/.code`` where it is another than before, and then empty the cache."""
     now = state()
     if not STAMP.exists() or STAMP.read_text() != now:
-        shutil.rmtree(CACHE, ignore_errors=True)
+        if CACHE.exists():
+            shutil.rmtree(CACHE)
         STAMP.parent.mkdir(exist_ok=True)
         STAMP.write_text(now)
 

@@ -26,7 +26,7 @@ PAGES = {
         "EmojiOne",
         "Flat colours with crisp two-tone shading, from the second EmojiOne set. A LoRA on the UNet's attentions and "
         "convolutions, trained on every concept that the set draws.",
-        ("a fox, meadow", "a rocket, night sky", "a strawberry, white background", "a snail, desert"),
+        ("a fox, meadow", "a rocket, night sky", "a birthday cake, white background", "a snail, desert"),
         "EmojiOne 2.3, the EmojiOne project",
         "CC BY 4.0",
     ),
@@ -34,7 +34,7 @@ PAGES = {
         "Flat",
         "Large plain shapes without outlines or gloss: Microsoft's Fluent emoji in their flat cut. A LoRA on the UNet's "
         "attentions and convolutions, trained on 450 drawings over the eight backgrounds.",
-        ("a cat face, sunset", "a turtle, beach", "a castle, meadow", "a crab, white background"),
+        ("a cat face, sunset", "a turtle, beach", "a tractor, meadow", "a crab, white background"),
         "Fluent Emoji Flat, Microsoft Corporation",
         "MIT",
     ),
@@ -42,7 +42,7 @@ PAGES = {
         "Ink",
         "Black glyphs on grey paper: even the background loses its colour. A LoRA on the UNet's attentions and convolutions, "
         "trained on Microsoft's high-contrast emoji over backgrounds in grey.",
-        ("a bat, night sky", "a bicycle, white background", "a spider, desert", "a tulip, meadow"),
+        ("a bat, night sky", "a racing car, white background", "a spider, desert", "a butterfly, meadow"),
         "Fluent Emoji High Contrast, Microsoft Corporation",
         "MIT",
     ),
@@ -50,7 +50,7 @@ PAGES = {
         "OpenMoji",
         "Even black outlines around plain fills, the house style of the OpenMoji project. A LoRA on the UNet's attentions and "
         "convolutions, kept with its artwork in a folder under its own ShareAlike licence.",
-        ("a dog face, meadow", "a whale, beach", "a snowman, snow", "a cactus, desert"),
+        ("a dog face, meadow", "a dolphin, beach", "a snowman, snow", "a snake, desert"),
         "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0",
         "CC BY-SA 4.0",
     ),
@@ -66,7 +66,7 @@ PAGES = {
         "Pixel",
         "Large square pixels and few colours, as on an old screen. A fine-tune of the whole UNet and text encoder, "
         "in one file of the layout that such models are traded in, its matrices rounded to eight bits.",
-        ("a robot, night sky", "a dragon, sunset", "a red apple, white background", "a unicorn, meadow"),
+        ("a robot, night sky", "a dragon, sunset", "a bomb, white background", "a unicorn, meadow"),
         "Noto Emoji, Google LLC, in blocks of two by two pixels",
         "Apache-2.0",
     ),
@@ -74,7 +74,7 @@ PAGES = {
         "Sepia",
         "Old photographs: everything in browns. A textual inversion: four word vectors that were searched for, while the model itself "
         "stayed as it was.",
-        ("a rose, white background", "a sailboat, sunset", "an owl, night sky", "a volcano, desert"),
+        ("an alarm clock, white background", "a sailboat, sunset", "an owl, night sky", "a tornado, desert"),
         "Noto Emoji, Google LLC, in one scale of browns",
         "Apache-2.0",
     ),
