@@ -1,6 +1,8 @@
 """The personalised models: their recipes on an untrained base, and what ships of them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +142,10 @@ def test_what_ships(name):
     assert path.stat().st_size < (12e6 if style.kind == "checkpoint" else 1e6)
     base, styled = prediction(ar.load_base("mini")), prediction(pipe, f"a penguin, {style.trigger}")
     assert (base - styled).norm() / base.norm() > 0.01
+
+
+def test_loading_says_nothing():
+    """What diffusers and transformers print while they load would stand on every page."""
+    lines = "import animatediff_ref as ar\nar.load_base('mini')\nar.load_base('mini', style='blob')\nar.load_judge()"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

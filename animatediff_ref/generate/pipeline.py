@@ -67,10 +67,11 @@ def load_base(
     try:
         with quietly():
             pipe = _load_style(place, style) if style else _load(str(name) if on_hub else place)
+            pipe = pipe.to(dtype)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{name} is not a pipeline that diffusers can load: {str(error).splitlines()[0]}") from error
     pipe.scheduler = motion_scheduler()
-    return pipe.to(dtype)
+    return pipe
 
 
 def _load(place: str | Path, **options) -> StableDiffusionPipeline:
