@@ -16,6 +16,7 @@ The method is an evening's read, in this order:
 6. ``method/objective.py``      noise schedule and objective (Eq. 1-2 for images, Eq. 6-7 for clips)
 7. ``training/loop.py``         the loop that every stage shares
 8. ``training/stages.py``       the stages (section 4.4)
+9. ``training/run.py``          a stage from a folder of videos to a file, with presets
 
 The other rooms: ``mini`` (the world that ships), ``weights`` (files), ``generate``, ``clips``, ``measure``, ``notebook``, ``cli``.
 All public names are here, ``ar.NAME``; the module that a name lives in is imported when the name is first used.
@@ -39,6 +40,7 @@ PUBLIC = {  # module -> its public names
     "method.objective": ("denoising_error", "motion_scheduler", "timestep_weight"),
     "training.loop": ("StepRecord", "TrainConfig"),
     "training.stages": ("held_out_error", "train_domain_adapter", "train_motion_lora", "train_motion_module"),
+    "training.run": ("RunConfig", "read_config", "run_stage", "weights_file"),
     "mini.files": ("data_folder",),
     "weights.identify": ("FileInfo", "inspect_file"),
     "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),
@@ -52,12 +54,13 @@ PUBLIC = {  # module -> its public names
     ),
     "weights.convert": ("convert_file",),
     "generate.pipeline": ("best_device", "load_base"),
-    "generate.inputs": ("UnknownWordsWarning",),
+    "generate.inputs": ("UnknownWordsWarning", "default_guidance"),
     "generate.animate": ("animate",),
     "clips.video": ("read_clip", "write_clip"),
     "clips.folders": ("ClipEntry", "list_clips"),
+    "clips.check": ("ClipReport", "check_clips"),
     "clips.camera": ("camera_path", "move_camera"),
-    "clips.latents": ("LatentClips", "decode_latents", "encode_clips", "encode_pixels"),
+    "clips.latents": ("LatentClips", "SkippedClipsWarning", "decode_latents", "encode_clips", "encode_pixels"),
     "measure.motion": ("flicker", "flow_amount", "motion_amount", "object_mask", "optical_flow"),
     "measure.camera": ("CameraEstimate", "estimate_camera"),
     "measure.footage": ("look_score", "watermark_score"),

@@ -1,6 +1,7 @@
-"""A motion module of Stable Diffusion 1.5's size, from a file like the published v2 one, against diffusers' UNetMotionModel.
+"""Stable Diffusion 1.5's size with random weights: a file like the published v2 one against diffusers, and a training step.
 
     python tests/real_size.py mm_sd_v15_v2.ckpt      # writes that file (1.8 GB) first; prints what it measured as JSON
+    python tests/real_size.py train                  # a step of each stage on tiny latents: what has gradients, and memory
 
 A process of its own, so that its peak memory means something (test_real_size.py).
 """
@@ -80,16 +81,52 @@ def main(path: Path) -> dict[str, float]:
     motion_unet = diffusers_from(path, unet)
     pooled = theirs(motion_unet)
     right = theirs(set_norms(motion_unet, "per frame", FRAMES))
-    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
     return {
         "scale": right.std().item(),
         "difference": (ours - right).abs().max().item(),
         "other_convention": (ours - pooled).abs().max().item(),
         "load_seconds": load_seconds,
         "file_gb": path.stat().st_size / 1e9,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 1e9,
+        "peak_gb": peak_gb(),
     }
 
 
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def train() -> dict[str, dict]:
+    """A step of each stage on two frames of 8x8: how many numbers got gradients, where, and the process's peak until then."""
+    torch.manual_seed(0)
+    unet = sd15()
+    clips = ar.LatentClips([torch.randn(2, 4, 8, 8)], torch.randn(1, 77, 768), torch.zeros(77, 768))
+    plan, found = ar.TrainConfig(steps=1, batch_size=1, num_frames=2, gradient_checkpointing=True), {}
+    motion = None
+    for stage in ("adapter", "camera", "motion"):
+        if stage == "adapter":
+            records = ar.train_domain_adapter(unet, clips, plan, rank=128)
+        else:
+            motion = motion or ar.MotionModule(ar.MotionConfig.v3(), unet, 2)
+            train = ar.train_motion_lora if stage == "camera" else ar.train_motion_module
+            records = train(unet, motion, clips, plan, **({"rank": 64} if stage == "camera" else {}))
+        loss = next(records).loss
+        named = [*unet.named_parameters(), *(motion.named_parameters() if motion else ())]
+        graded = {name: parameter.numel() for name, parameter in named if parameter.grad is not None}
+        found[stage] = {
+            "loss": loss,
+            "numbers": sum(graded.values()),
+            "names": sorted(graded)[:2],
+            "peak_gb": peak_gb(),
+        }
+        found[stage]["lora"] = all("lora_" in name for name in graded)
+        found[stage]["in_unet"] = sum(parameter.grad is not None for parameter in unet.parameters())
+        for _, parameter in named:
+            parameter.grad = None
+        records.close()
+        if stage == "camera":
+            ar.unload_motion_loras(motion)
+    return found
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(train() if sys.argv[1] == "train" else main(Path(sys.argv[1]))))

@@ -330,3 +330,66 @@ def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():
     learnt = error()
     print(f"held-out error: frozen {frozen:.4f}, after {plan.steps} steps {learnt:.4f}")
     assert learnt < 0.95 * frozen
+
+
+def test_numbers_that_are_not_finite_are_no_black_clip(motion):
+    """As float16 makes them where it overflows; the message says whose they are, and in which frames."""
+    pipe = ar.load_base("mini")
+    pipe.set_progress_bar_config(disable=True)
+    ar.inject(pipe.unet, motion, 4)
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(
+        ValueError, match=r"the decoder gave numbers that are not finite, in row 0: look at its weights"
+    ):
+        quick(pipe, num_inference_steps=1)
+    pipe.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"the UNet gave numbers that are not finite, in row 0"):
+        quick(pipe, num_inference_steps=1, decode_chunk_size=2)
+    assert ar.injected(pipe.unet) is motion and pipe.vae.decode.__name__ == "decode"
+
+
+@pytest.mark.parametrize("seed", [2**64 - 1, 10**30, -5, -(2**70)])
+def test_any_whole_number_is_a_seed_also_of_several_clips(pipe, motion, seed):
+    ar.inject(pipe.unet, motion, num_frames=2)
+    both = quick(pipe, ["a penguin", "a penguin"], seed=seed, num_inference_steps=1)
+    assert not np.array_equal(*both)
+    second = quick(pipe, seed=seed + 1, num_inference_steps=1)
+    assert np.abs(both[1].astype(int) - second).max() <= 1
+
+
+def test_weights_of_adapters_are_finite_numbers(pipe, motion, tmp_path):
+    for wrong in (float("nan"), float("inf"), "0.5"):
+        with pytest.raises(ValueError, match="finite number, got"):
+            ar.load_motion_lora(motion, tmp_path / "absent.safetensors", weight=wrong)
+        with pytest.raises(ValueError, match="the weight of the domain adapter is a finite number, got"):
+            ar.set_domain_adapter(pipe.unet, wrong)
+
+
+def test_inject_the_wrong_way_round(pipe, motion):
+    with pytest.raises(ValueError, match="a UNet and then a motion module, got UNet2DConditionModel for the module"):
+        ar.inject(motion, pipe.unet)
+
+
+def test_paths_from_the_home_folder(motion, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ar.save_motion_module(motion, "~/motion.safetensors")
+    assert (tmp_path / "motion.safetensors").exists()
+    assert ar.load_motion_module("~/motion.safetensors").places == motion.places
+    ar.write_clip(np.zeros((2, 16, 16, 3), np.uint8), "~/films/black.mp4")
+    assert ar.read_clip("~/films/black.mp4").shape == (2, 16, 16, 3)
+    assert [entry.path.name for entry in ar.list_clips("~/films")] == ["black.mp4"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_default_dtype_changes_nothing(pipe, dtype):
+    def clip():
+        motion = ar.load_motion_module("mini")
+        ar.inject(pipe.unet, motion, num_frames=2)
+        return quick(pipe, num_inference_steps=1)
+
+    wanted = clip()
+    torch.set_default_dtype(dtype)
+    try:
+        assert np.array_equal(clip(), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)

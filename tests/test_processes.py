@@ -97,7 +97,7 @@ def test_without_wrapping_their_gradients_would_differ(two):
 
 def test_a_batch_must_divide_among_processes(monkeypatch):
     monkeypatch.setattr(stages, "processes", lambda: SimpleNamespace(num_processes=3))
-    with pytest.raises(ValueError, match="batch_size=4 does not divide among 3 processes"):
+    with pytest.raises(ValueError, match=r"4 clips \(batch_size=4, accumulation=1\) do not divide among 3"):
         one_step("motion")
 
 

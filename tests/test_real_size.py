@@ -77,3 +77,23 @@ def test_a_file_like_the_published_v2_computes_what_diffusers_does(folder):
     print(measured)
     assert measured["difference"] < 5e-5 < 5e-3 < measured["other_convention"]
     assert measured["peak_gb"] < 7  # a copy of the file's weights would make it 7.5
+
+
+def test_a_training_step_gives_gradients_to_the_stage_alone():
+    """Each stage at full width on tiny latents: the frozen 860 million of the UNet get none."""
+    if (memory := psutil.virtual_memory().available / 1e9) < 14:
+        pytest.skip(f"needs 14 GB of memory, there are {memory:.1f}")
+    said = subprocess.run(
+        [sys.executable, Path(__file__).with_name("real_size.py"), "train"], capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout.splitlines()[-1])
+    print(found)
+    assert {stage: step["numbers"] for stage, step in found.items()} == {
+        "adapter": 25_509_888,
+        "camera": 18_022_400,
+        "motion": 417_137_600,
+    }
+    assert found["adapter"]["lora"] and found["camera"]["lora"] and not found["motion"]["lora"]
+    assert found["adapter"]["in_unet"] and not found["camera"]["in_unet"] and not found["motion"]["in_unet"]
+    assert found["adapter"]["peak_gb"] < 6 and found["camera"]["peak_gb"] < 8 and found["motion"]["peak_gb"] < 13

@@ -1,5 +1,6 @@
 """What learns, that it learns, and that an interruption changes nothing."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from conftest import motion_for, run, tiny_unet
 
 import animatediff_ref as ar
+from animatediff_ref.clips.latents import seeded
 from animatediff_ref.method.adapters import add_domain_adapter
-from animatediff_ref.training.loop import learning_rate
+from animatediff_ref.training.loop import learning_rate, saved_steps
 
 CONFIG = ar.TrainConfig(steps=6, batch_size=2, num_frames=4, learning_rate=1e-2, seed=1)
 
@@ -68,28 +70,28 @@ def test_learning_rate_schedule():
 def test_interrupted_training_goes_on_with_the_same_losses(clips, tmp_path):
     plan = replace(CONFIG, save_every=2, ema_decay=0.9)
 
-    def train(stop=None, checkpoint=None):
+    def train(stop=None, checkpoints=None):
         unet = tiny_unet()
         motion = motion_for(unet, trained=False)
         records = []
-        for record in ar.train_motion_module(unet, motion, clips, plan, checkpoint=checkpoint):
+        for record in ar.train_motion_module(unet, motion, clips, plan, checkpoints=checkpoints):
             records.append(record)
             if record.step == stop:
                 break
         return [r.loss for r in records], motion
 
     whole, motion = train()
-    begun, _ = train(stop=4, checkpoint=tmp_path / "state.pt")
-    ended, resumed = train(checkpoint=tmp_path / "state.pt")
+    begun, _ = train(stop=4, checkpoints=tmp_path)
+    ended, resumed = train(checkpoints=tmp_path)
     assert begun + ended == whole
     assert all(torch.equal(a, b) for a, b in zip(motion.parameters(), resumed.parameters()))
 
 
 def test_a_checkpoint_of_another_run(unet, clips, tmp_path):
-    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=tmp_path / "state.pt"))
+    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoints=tmp_path))
     other = tiny_unet("mini")
     with pytest.raises(ValueError, match="holds another training run"):
-        next(ar.train_motion_module(other, motion_for(other), clips, CONFIG, checkpoint=tmp_path / "state.pt"))
+        next(ar.train_motion_module(other, motion_for(other), clips, CONFIG, checkpoints=tmp_path))
 
 
 def test_clips_that_are_too_short(unet, clips):
@@ -100,15 +102,15 @@ def test_clips_that_are_too_short(unet, clips):
 def test_what_training_refuses(unet, clips, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         replace(CONFIG, batch_size=0)
-    state = tmp_path / "state.pt"
-    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=state))
+    list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoints=tmp_path))
     with pytest.raises(ValueError, match=r"call eject\(unet\) first"):
         ar.train_domain_adapter(unet, clips, CONFIG)
-    with pytest.raises(ValueError, match="was trained with seed=1, now asked is 2"):
-        next(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, seed=2), checkpoint=state))
-    state.write_bytes(b"half a file")
+    other = replace(CONFIG, seed=2, weighting="debiased")
+    with pytest.raises(ValueError, match="weighting was 'plain' and is now 'debiased'; seed was 1 and is now 2"):
+        next(ar.train_motion_module(unet, motion_for(unet), clips, other, checkpoints=tmp_path))
+    (tmp_path / "step-00000006.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="is not a checkpoint of a training"):
-        next(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoint=state))
+        next(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoints=tmp_path))
 
 
 def test_latents_that_are_stored_channels_last(clips):
@@ -143,8 +145,8 @@ def test_a_weight_over_timesteps_weighs_the_loss_of_a_training(unet, clips):
     for weighting in ("plain", "debiased"):
         plan = replace(CONFIG, steps=1, batch_size=1, weighting=weighting)
         losses[weighting] = next(iter(ar.train_motion_module(unet, motion_for(unet), clips, plan))).loss
-    generator = torch.Generator().manual_seed(CONFIG.seed * 1_000_003)
-    latents, text = clips.sample(1, 4, generator, CONFIG.caption_dropout)
+    generator = seeded(CONFIG.seed, 0)
+    latents, text = clips.windows(clips.in_turn(0, 1, CONFIG.seed), 4, generator, CONFIG.caption_dropout)
     unet = tiny_unet()
     ar.inject(unet, motion_for(unet), 4)
     error, t = ar.denoising_error(unet, ar.motion_scheduler(), latents, text, generator)
@@ -287,3 +289,161 @@ def test_gradients_of_a_float16_unet_do_not_vanish():
     exact, half = gradients
     assert ((half == 0) & (exact != 0)).float().mean() < 0.01
     assert (half - exact).norm() / exact.norm() < 0.01
+
+
+def gradients_of(plan: ar.TrainConfig, stage: str, clips: ar.LatentClips, dtype=torch.float32) -> list[torch.Tensor]:
+    """What one step of a stage gives to all that it trains."""
+    unet = tiny_unet().to(dtype)
+    torch.manual_seed(2)
+    motion = None if stage == "adapter" else motion_for(unet)
+    if stage == "adapter":
+        next(iter(ar.train_domain_adapter(unet, clips, plan, rank=2)))
+    else:
+        train = ar.train_motion_module if stage == "motion" else ar.train_motion_lora
+        next(iter(train(unet, motion, clips, plan)))
+    assert not unet.is_gradient_checkpointing and not (motion and motion.gradient_checkpointing)
+    learnt = [p for model in (unet, motion) if model for p in model.parameters() if p.grad is not None]
+    return [p.grad.clone() for p in learnt]
+
+
+@pytest.mark.parametrize("stage", ["adapter", "motion", "camera"])
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(stage, clips):
+    plan = replace(CONFIG, batch_size=4, max_grad_norm=1e9)
+    whole, parts = (gradients_of(replace(plan, accumulation=n), stage, clips) for n in (1, 2))
+    half = gradients_of(replace(plan, batch_size=2), stage, clips)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts))
+    assert not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, half))
+    with pytest.raises(ValueError, match="does not divide into equal parts: batch_size=4, accumulation=3"):
+        replace(plan, accumulation=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stage", ["adapter", "motion", "camera"])
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(stage, dtype, clips, monkeypatch):
+    from animatediff_ref.method.temporal import TemporalTransformer
+
+    runs, forward = [], TemporalTransformer.forward
+    monkeypatch.setattr(TemporalTransformer, "forward", lambda *args: (runs.append(1), forward(*args))[1])
+    plan, counts, found = replace(CONFIG, steps=1), [], []
+    for again in (False, True):
+        runs.clear()
+        found.append(gradients_of(replace(plan, gradient_checkpointing=again), stage, clips, dtype))
+        counts.append(len(runs))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found))
+    assert counts[0] == (0 if stage == "adapter" else 10) and counts[1] >= 2 * counts[0]
+
+
+def test_records_tell_errors_by_timestep_and_clips_seen(unet, clips):
+    plan = replace(CONFIG, steps=3, batch_size=8, weighting="debiased")
+    records = list(ar.train_motion_module(unet, motion_for(unet), clips, plan))
+    assert [record.clips_seen for record in records] == [8, 16, 24]
+    generator = seeded(CONFIG.seed, 0)
+    latents, text = clips.windows(clips.in_turn(0, 8, CONFIG.seed), 4, generator, CONFIG.caption_dropout)
+    unet = tiny_unet()
+    ar.inject(unet, motion_for(unet), 4)
+    error, t = ar.denoising_error(unet, ar.motion_scheduler(), latents, text, generator)
+    for quarter, found in enumerate(records[0].error_by_time):
+        wanted = error[t // 250 == quarter]
+        assert found == pytest.approx(wanted.mean().item(), rel=1e-4) if len(wanted) else math.isnan(found)
+
+
+def test_the_last_three_checkpoints_are_kept_and_an_older_one_can_be_gone_on_from(clips, tmp_path):
+    def train():
+        unet = tiny_unet()
+        motion = motion_for(unet, trained=False)
+        plan = replace(CONFIG, save_every=1)
+        return [r.loss for r in ar.train_motion_module(unet, motion, clips, plan, checkpoints=tmp_path)], motion
+
+    losses, whole = train()
+    assert [path.name for path in saved_steps(tmp_path)] == [f"step-{step:08d}.pt" for step in (4, 5, 6)]
+    assert train()[0] == []  # it was done
+    for path in saved_steps(tmp_path)[1:]:
+        path.unlink()
+    again, resumed = train()
+    assert again == losses[4:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+
+
+def test_training_stops_before_a_step_that_is_not_finite(unet, clips, tmp_path):
+    motion, learnt = motion_for(unet), []
+    plan = replace(CONFIG, save_every=1, learning_rate=1e30, warmup=0, steps=20)
+    with pytest.raises(ValueError, match=r"step \d+: its loss is (nan|inf).*Lower learning_rate=1e\+30.*clip \d, clip"):
+        for _ in ar.train_motion_module(unet, motion, clips, plan, checkpoints=tmp_path):
+            learnt.append([p.detach().clone() for p in motion.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(learnt[-1], motion.parameters()))
+    assert saved_steps(tmp_path)[-1].stem == f"step-{len(learnt):08d}"
+    saved = torch.load(saved_steps(tmp_path)[-1], weights_only=True)
+    assert all(p.isfinite().all() for p in saved["parameters"])
+
+
+def test_latents_that_are_not_finite_are_named_before_anything_learns(unet, clips, tmp_path):
+    clips.latents[3][2, 1] = float("nan")
+    clips.names = [f"{name}.mp4" for name in "abcde"]
+    motion = motion_for(unet)
+    before = [p.detach().clone() for p in motion.parameters()]
+    with pytest.raises(ValueError, match=r"d\.mp4 has latents that are not finite"):
+        list(ar.train_motion_module(unet, motion, clips, replace(CONFIG, num_frames=6), checkpoints=tmp_path))
+    assert all(torch.isfinite(p).all() for p in motion.parameters())
+    assert len(before) == len(list(motion.parameters()))
+
+
+def test_a_full_disk_keeps_the_checkpoints_before(unet, clips, tmp_path, monkeypatch):
+    plan, save = replace(CONFIG, save_every=2), torch.save
+
+    def full(state, path):
+        if "00000004" in str(path):
+            raise RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/7: file write failed")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ValueError, match=r"step-00000004.pt could not be written; the checkpoints before it are whole"):
+        list(ar.train_motion_module(unet, motion_for(unet), clips, plan, checkpoints=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.pt"]
+
+
+@pytest.mark.parametrize("seed", [2**50, 2**64 - 1, -3, 10**30])
+def test_any_whole_number_is_a_seed(seed, unet, clips):
+    plan = replace(CONFIG, steps=1, seed=seed)
+    losses = [next(iter(ar.train_motion_module(unet, motion_for(unet), clips, plan))).loss for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_numbers_of_a_plan_that_cannot_be(clips):
+    for name, value in (("learning_rate", -1.0), ("learning_rate", math.nan), ("warmup", -1), ("ema_decay", 1.5)):
+        with pytest.raises(ValueError, match=name):
+            replace(CONFIG, **{name: value})
+
+
+def test_every_clip_comes_once_before_any_comes_again(clips):
+    series = clips.in_turn(0, 40, seed=1)
+    rounds = [series[i : i + 5] for i in range(0, 40, 5)]
+    assert all(sorted(each) == [0, 1, 2, 3, 4] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 3 and series != clips.in_turn(0, 40, seed=2)
+    batches = [row for step in range(10) for row in clips.in_turn(step * 4, 4, seed=1)]
+    assert batches == series
+    assert sorted(clips.in_turn(13, 12, seed=1)) == sorted(series[13:25])
+
+
+def test_a_training_sees_all_clips_alike(unet, clips):
+    seen, windows = [], clips.windows
+    clips.windows = lambda rows, *rest: (seen.extend(rows), windows(rows, *rest))[1]
+    list(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, steps=5, batch_size=3)))
+    assert sorted(seen) == sorted([0, 1, 2, 3, 4] * 3)
+
+
+def test_out_of_memory_says_what_helps(unet, clips, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("animatediff_ref.training.stages.noise_error", full)
+    with pytest.raises(
+        ValueError, match=r"out of memory in step 1: raise accumulation.*Now: accumulation=1, gradient_ch"
+    ):
+        list(ar.train_motion_module(unet, motion_for(unet), clips, CONFIG, checkpoints=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_clips_of_several_sizes(unet, clips):
+    clips.latents[0] = torch.zeros(6, 4, 16, 16)
+    with pytest.raises(ValueError, match=r"one size, got \(4, 8, 8\) and \(4, 16, 16\)"):
+        list(ar.train_motion_module(unet, motion_for(unet), clips, replace(CONFIG, batch_size=5)))

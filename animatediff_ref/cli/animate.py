@@ -18,7 +18,7 @@ def animate(
     motion: Annotated[str, typer.Option(help="mini, or a motion module's file")] = "mini",
     frames: Annotated[int, typer.Option(help="frames in the clip")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="denoising steps")] = 25,
-    guidance: Annotated[float, typer.Option(help="guidance scale")] = 7.5,
+    guidance: Annotated[float | None, typer.Option(help="guidance scale; by default what the base likes best")] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same clip")] = 0,
     fps: Annotated[int, typer.Option(min=1, help="frames a second")] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is")] = None,
@@ -29,6 +29,7 @@ def animate(
 
         check_suffix(out).parent.mkdir(parents=True, exist_ok=True)
         pipe = ar.load_base(base, style=style).to(_device(device or ar.best_device()))
+        guidance = ar.default_guidance(pipe) if guidance is None else guidance
         ar.inject(pipe.unet, ar.load_motion_module(motion), frames)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", ar.UnknownWordsWarning)

@@ -1,6 +1,6 @@
 """``animatediff-ref inspect`` and ``convert``: what files of weights are, and the same in another format."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import animatediff_ref as ar
 from animatediff_ref.cli.errors import plain_errors
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Whose names the tensors of a file have."""
 
     official = "official"
@@ -18,7 +18,7 @@ class Format(str, Enum):
     kohya = "kohya"
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """The numbers of a file."""
 
     float32 = "float32"

@@ -1,58 +1,141 @@
-"""Sets of clips: a folder of videos, or a WebVid-style table."""
+"""Sets of clips: a folder of videos with captions, or a table."""
 
 import csv
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-WEBVID_COLUMNS = ("videoid", "name")  # that a WebVid-style CSV must have; "page_dir" may name a folder below
+from PIL import Image
+
+from animatediff_ref.clips.video import ANIMATION_SUFFIXES, FILM_SUFFIXES, FRAME_SUFFIXES, frame_files
+
+VIDEO_SUFFIXES = (*FILM_SUFFIXES, *ANIMATION_SUFFIXES)
+WEBVID_COLUMNS = ("videoid", "name")  # a row is the file page_dir/videoid.mp4 and its caption
+FILE_COLUMNS = ("file_name", "file", "path", "video", "video_path")  # else one of these
+CAPTION_COLUMNS = ("caption", "text", "prompt", "name")  # with one of these
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")  # read where a folder has one
 
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One entry of a set of clips: the video file, and what it shows."""
+    """One entry of a set of clips: the video file or folder of frames, and what it shows."""
 
     path: Path
     caption: str
 
 
 def list_clips(source: str | Path, folder: str | Path | None = None) -> list[ClipEntry]:
-    """The clips of a folder of .mp4 files, or of a WebVid-style CSV.
+    """The clips of a folder, also in folders below, or of a .csv or .jsonl table.
 
-    In a folder the caption of ``NAME.mp4`` is the text of ``NAME.txt``, else the name itself. A CSV has the columns
-    ``videoid`` and ``name`` (the caption), and perhaps ``page_dir``; the files are ``folder/page_dir/videoid.mp4``.
-    ``folder`` is by default the CSV's own. ``ValueError`` where there are no clips, or not these columns.
+    A folder may hold films and animated pictures (``VIDEO_SUFFIXES``, in any case) and folders of two or more numbered
+    pictures. The captions stand in a table of the folder (``TABLES``), else the caption of ``NAME.mp4`` is the text of
+    ``NAME.txt``, else its name. Hidden files and folders are left out.
+
+    A table has rows as WebVid's (``videoid`` and ``name``, the caption, perhaps ``page_dir``; the files are
+    ``folder/page_dir/videoid.mp4``), or a column of ``FILE_COLUMNS`` and one of ``CAPTION_COLUMNS``. ``folder`` is by
+    default the table's own. Texts are UTF-8, UTF-16 with its mark, or else Windows-1252.
+
+    ``ValueError`` where there are no clips, or not these columns, and for a line that is no JSON, by its number.
     """
-    source = Path(source)
+    source = Path(source).expanduser()
     if source.is_dir():
-        return _list_folder(source)
-    if source.is_file() and source.suffix == ".csv":
-        return _list_table(source, Path(folder or source.parent))
-    raise ValueError(f"no folder or CSV of clips at {source}")
+        tables = [source / name for name in TABLES if (source / name).is_file()]
+        return _from_table(tables[0], source) if tables else _from_folder(source)
+    if source.is_file() and source.suffix.lower() in (".csv", ".jsonl"):
+        return _from_table(source, Path(folder or source.parent))
+    raise ValueError(f"no folder or table (.csv, .jsonl) of clips at {source}")
 
 
-def _list_folder(folder: Path) -> list[ClipEntry]:
-    clips = [ClipEntry(path, _caption(path)) for path in sorted(folder.glob("*.mp4"))]
+def _from_folder(folder: Path) -> list[ClipEntry]:
+    clips = [ClipEntry(path, _caption(path)) for path in sorted(_videos_below(folder))]
     if not clips:
-        columns = ", ".join(WEBVID_COLUMNS)
-        raise ValueError(f"no .mp4 in {folder}: give a folder of clips, or a CSV with the columns {columns}")
+        raise ValueError(
+            f"no videos in {folder}: give a folder of films ({', '.join(VIDEO_SUFFIXES)}) or of folders of frames, "
+            f"or a CSV with the columns {', '.join(WEBVID_COLUMNS)}"
+        )
     return clips
 
 
+def _videos_below(folder: Path) -> Iterator[Path]:
+    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "~"))]
+    for path in inside:
+        if path.is_dir() and _holds_frames(path):
+            yield path
+        elif path.is_dir():
+            yield from _videos_below(path)
+        elif path.suffix.lower() in FILM_SUFFIXES or (path.suffix.lower() in ANIMATION_SUFFIXES and _moves(path)):
+            yield path
+
+
+def _holds_frames(folder: Path) -> bool:
+    """Whether a folder is a clip: it has pictures that do not move, no films and no folders."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "~"))]
+    films = any(path.is_dir() or path.suffix.lower() in FILM_SUFFIXES for path in inside)
+    return not films and len(frames := frame_files(folder)) > 1 and not _moves(frames[0])
+
+
+def _moves(path: Path) -> bool:
+    """Whether a picture has several frames; one that cannot be read is let through, to be named when it is."""
+    if path.suffix.lower() not in (*ANIMATION_SUFFIXES, *FRAME_SUFFIXES):
+        return False
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return path.suffix.lower() in (".gif", ".webp")
+
+
 def _caption(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() if text.exists() else path.stem.replace("_", " ")
+    text = path.parent / f"{path.name if path.is_dir() else path.stem}.txt"
+    return _text(text).strip() if text.exists() else path.stem.replace("_", " ")
 
 
-def _list_table(table: Path, folder: Path) -> list[ClipEntry]:
-    with open(table, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a mark at the beginning
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    missing = [name for name in WEBVID_COLUMNS if name not in columns]
-    if missing:
-        raise ValueError(f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
+def _from_table(table: Path, folder: Path) -> list[ClipEntry]:
+    rows = list(_jsonl(table) if table.suffix.lower() == ".jsonl" else csv.DictReader(_text(table).splitlines(True)))
+    columns = list(dict.fromkeys(name for row in rows for name in row if name)) or _header(table)
     if not rows:
         raise ValueError(f"{table} names no clips: it has columns, but no rows below them")
-    return [
-        ClipEntry(folder / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows
-    ]
+    if set(WEBVID_COLUMNS) <= set(columns):
+        return [
+            ClipEntry(folder / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows
+        ]
+    file, caption = _first(FILE_COLUMNS, columns), _first(CAPTION_COLUMNS, columns)
+    if not (file and caption):
+        raise ValueError(
+            f"{table} lacks the columns {', '.join(WEBVID_COLUMNS)}, or one of {', '.join(FILE_COLUMNS)} with one of "
+            f"{', '.join(CAPTION_COLUMNS)}; it has {', '.join(columns) or 'none'}"
+        )
+    return [ClipEntry(folder / str(row[file]), str(row.get(caption) or "")) for row in rows if row.get(file)]
+
+
+def _header(table: Path) -> list[str]:
+    return next(csv.reader(_text(table).splitlines()), []) if table.suffix.lower() == ".csv" else []
+
+
+def _first(names: Iterable[str], columns: Iterable[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def _jsonl(table: Path) -> Iterator[dict]:
+    for number, line in enumerate(_text(table).splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{table}, line {number}, is not JSON: {error}") from error
+        if row is not None and not isinstance(row, dict):
+            raise ValueError(f"{table}, line {number}, is not a JSON object: {line[:60]!r}")
+        if row:
+            yield row
+
+
+def _text(path: Path) -> str:
+    """The text of a file: UTF-8 with or without a mark, UTF-16 with one, or else Windows-1252."""
+    data = path.read_bytes()
+    marked = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for coding in (marked, "cp1252"):
+        try:
+            return data.decode(coding).replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            failed = error
+    raise ValueError(f"{path} is neither UTF-8 nor Windows-1252 text: {failed}; save it as UTF-8")

@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 
 from animatediff_ref.generate.inputs import (
     UnknownWordsWarning,
+    default_guidance,
     generators_by_row,
     instead,
     options_by_row,
@@ -35,7 +36,7 @@ def animate(
     num_frames: int | None = None,
     seed: int = 0,
     num_inference_steps: int = 25,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     schedule: str = "official",
     decode_chunk_size: int = 1,
     **options,
@@ -46,6 +47,7 @@ def animate(
       several clips in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone.
       ``negative_prompt`` likewise.
     - ``num_frames``: by default as many as ``inject`` was told.
+    - ``guidance_scale``: by default ``default_guidance(pipe)``: 7.5, for the mini world less.
     - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
     - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, with which motion modules were trained, and then
       gives the pipeline its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). LCM needs ``"pipeline"``.
@@ -76,7 +78,7 @@ def animate(
                 prompt=prompts,
                 generator=generators_by_row(seed, clips, frames),
                 num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
+                guidance_scale=default_guidance(pipe) if guidance_scale is None else guidance_scale,
                 output_type="np",
                 **options,
             ).images
@@ -124,10 +126,23 @@ def _in_chunks(decode: Callable, size: int) -> Callable:
             # generators are cut too, as are the pictures that some decoders look at
             cut = {name: value[rows] if _is_by_row(value, latents) else value for name, value in options.items()}
             parts.append(decode(latents[rows], return_dict=False, **cut)[0])
+            _check_finite(latents[rows], parts[-1], start)
         pixels = torch.cat(parts)
         return DecoderOutput(pixels) if return_dict else (pixels,)
 
     return in_chunks
+
+
+def _check_finite(latents: torch.Tensor, pixels: torch.Tensor, first: int) -> None:
+    """Refuse rows of pixels that are not finite: they would become a black clip."""
+    rows = [first + i for i, row in enumerate(pixels) if not row.isfinite().all()]
+    if rows:
+        maker = "the decoder" if latents.isfinite().all() else "the UNet"
+        half = pixels.dtype == torch.float16
+        helps = (
+            "its numbers overflow in float16: try float32, bfloat16 or another VAE" if half else "look at its weights"
+        )
+        raise ValueError(f"{maker} gave numbers that are not finite, in row {', '.join(map(str, rows))}: {helps}")
 
 
 def _is_by_row(value, latents: torch.Tensor) -> bool:

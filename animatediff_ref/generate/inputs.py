@@ -45,9 +45,19 @@ def generators_by_row(seed: int, clips: int, frames: int) -> list[torch.Generato
         raise ValueError(f"a seed is a whole number, got {seed!r}")
     rows = []
     for i in range(clips):
-        generator = torch.Generator().manual_seed(int(seed) + i)
+        number = int(seed) + i
+        within = -(2**63) <= number < 2**64  # what torch takes; others are folded into it
+        generator = torch.Generator().manual_seed(number if within else number % 2**64)
         rows += [generator] * frames
     return rows
+
+
+def default_guidance(pipe) -> float:
+    """The guidance scale that a base looks best with: what its tokenizer's configuration says, else 7.5.
+
+    The mini world's says so; 7.5 is the default of diffusers' pipelines, made for Stable Diffusion.
+    """
+    return pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5)
 
 
 class UnknownWordsWarning(UserWarning):

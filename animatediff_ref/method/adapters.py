@@ -4,6 +4,7 @@ A weight of 1 is the adapter as it was trained, 0 is as if it were not there. Fi
 business.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
     ``ValueError`` if ``unet`` has none, or if it was fused into the weights.
     """
     unet = uncompiled(unet)
+    check_weight(scale, "domain adapter")
     layers = [layer for layer in lora_layers(unet) if DOMAIN in layer.scaling]
     if not layers:
         raise ValueError("this UNet has no domain adapter: load one with load_domain_adapter, or train one")
@@ -116,11 +118,19 @@ def motion_loras(motion: MotionModule) -> dict[str, float]:
 def set_motion_loras(motion: MotionModule, weights: Mapping[str, float]) -> None:
     """Weigh the MotionLoRAs on ``motion``; those not named are switched off. The weighted changes add; weights may be negative."""
     there = motion_loras(motion)
+    for name, weight in weights.items():
+        check_weight(weight, f"MotionLoRA {name!r}")
     if unknown := sorted(weights.keys() - there):
         raise ValueError(f"no MotionLoRA {unknown[0]!r} is loaded; there are: {', '.join(there) or 'none'}")
     for layer in lora_layers(motion):
         for name in layer.scaling:
             layer.set_scale(name, weights.get(name, 0.0))
+
+
+def check_weight(weight: float, what: str) -> None:
+    """``ValueError`` for the weight of an adapter that is no finite number."""
+    if isinstance(weight, str) or not math.isfinite(weight):
+        raise ValueError(f"the weight of the {what} is a finite number, got {weight!r}")
 
 
 def unload_motion_loras(motion: MotionModule, *names: str) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from animatediff_ref.method.motion_module import MotionModule, motion_places
@@ -76,6 +77,8 @@ def _widen(motion: MotionModule, unet: nn.Module) -> None:
 
 
 def _check_fit(unet: nn.Module, motion: MotionModule) -> None:
+    if not isinstance(motion, MotionModule):
+        raise ValueError(f"inject takes a UNet and then a motion module, got {type(motion).__name__} for the module")
     wanted = motion_places(unet, mid_block="mid_block.motion_modules.0" in motion.places)
     for place in sorted(wanted.keys() | motion.places.keys()):
         here, there = wanted.get(place), motion.places.get(place)
@@ -128,8 +131,14 @@ def _run_temporal(motion: MotionModule, transformer: TemporalTransformer, module
     own = transformer.norm.weight.dtype
     if own == torch.float32 and output.dtype.itemsize == 2:  # weights stay float32, products run in half precision
         with torch.autocast(output.device.type, output.dtype):
-            return transformer(output, motion.num_frames).to(output.dtype)
-    return transformer(output.to(own), motion.num_frames).to(output.dtype)
+            return _transformed(motion, transformer, output).to(output.dtype)
+    return _transformed(motion, transformer, output.to(own)).to(output.dtype)
+
+
+def _transformed(motion: MotionModule, transformer: TemporalTransformer, rows: torch.Tensor) -> torch.Tensor:
+    if motion.gradient_checkpointing and torch.is_grad_enabled():
+        return checkpoint(transformer, rows, motion.num_frames, use_reentrant=False)
+    return transformer(rows, motion.num_frames)
 
 
 def _pool_frames(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:

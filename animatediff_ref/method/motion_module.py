@@ -25,6 +25,7 @@ class MotionModule(nn.Module):
             block.temporal_transformer = TemporalTransformer(config, channels)
             _attach(self, place, block)
         self.num_frames = num_frames
+        self.gradient_checkpointing = False  # training sets it: compute activations again in the backward pass
 
     @property
     def num_frames(self) -> int:

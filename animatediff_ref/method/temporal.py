@@ -23,7 +23,7 @@ def sinusoidal_positions(num_positions: int, channels: int) -> torch.Tensor:
     """
     if channels % 2:
         raise ValueError(f"sinusoidal positions need an even number of channels, got {channels}")
-    frequency = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
+    frequency = torch.exp(torch.arange(0, channels, 2, dtype=torch.float32) * (-math.log(10000.0) / channels))
     angle = torch.arange(num_positions)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[None]
 

@@ -57,7 +57,7 @@ def resolve(kind: str, name: str | Path) -> Path:
     ``kind`` is one of ``SHIPPED``. ``ValueError`` if what should ship is missing, half downloaded or damaged.
     """
     if str(name) not in SHIPPED[kind]:
-        return Path(name)
+        return Path(name).expanduser()
     place = data_folder() / SHIPPED[kind][str(name)]
     for part in PARTS.get(kind, ("",)):
         if fault := fault_of(file := place / part):

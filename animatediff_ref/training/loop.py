@@ -5,12 +5,14 @@ of a step depends only on the seed and the step's number, so a run that was inte
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -18,6 +20,7 @@ from accelerate.utils import parse_flag_from_env, reduce
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from animatediff_ref.clips.latents import seeded
 from animatediff_ref.method.objective import WEIGHTINGS
 from animatediff_ref.weights.tensors import written_aside
 
@@ -27,7 +30,8 @@ class TrainConfig:
     """How a stage is trained. The defaults are those of the released motion training where it states one."""
 
     steps: int = 1000
-    batch_size: int = 4  # clips; frames in stage 1
+    batch_size: int = 4  # clips in a step; frames in stage 1
+    accumulation: int = 1  # parts of the batch, computed one after another: less memory, the same step
     num_frames: int = 16
     learning_rate: float = 1e-4
     warmup: int = 0  # steps
@@ -39,15 +43,25 @@ class TrainConfig:
     caption_dropout: float = 0.1
     weighting: str = "plain"  # of timesteps: timestep_weight's "plain" (the paper), "min-snr" or "debiased"
     autocast: bool = False  # bfloat16 forward, where the device has units for it
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third slower
     seed: int = 42
     save_every: int = 200  # steps between checkpoints
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "num_frames", "save_every"):
+        for name in ("steps", "batch_size", "accumulation", "num_frames", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, and finite, got {getattr(self, name)}")
+        for name, low, high in (("ema_decay", 0, 1), ("caption_dropout", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting is one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
+        if self.batch_size % self.accumulation:
+            given = f"batch_size={self.batch_size}, accumulation={self.accumulation}"
+            raise ValueError(f"the batch does not divide into equal parts: {given}")
 
 
 @dataclass(frozen=True)
@@ -59,33 +73,56 @@ class StepRecord:
     grad_norm: float  # before clipping
     learning_rate: float
     seconds: float  # since this run began, interruptions left out
+    clips_seen: int = 0  # since this run began; frames in stage 1
+    error_by_time: tuple[float, ...] = ()  # mean error by quarter of the timesteps, little noise first; NaN: none drawn
+
+
+class Loss(NamedTuple):
+    """The loss of a part of a batch, and what it was made of."""
+
+    mean: torch.Tensor  # what is minimised, weighted over timesteps
+    error: torch.Tensor | None = None  # (b,): of each clip, unweighted
+    time: torch.Tensor | None = None  # (b,): the timestep of each clip, as a share of all
+    clips: tuple[str, ...] = ()  # their names
 
 
 def optimise(
     parameters: Iterable[nn.Parameter],
-    loss_of: Callable[[torch.Generator], torch.Tensor],
+    losses_of: Callable[[int, torch.Generator], Iterable[Loss]],
     config: TrainConfig,
-    checkpoint: str | Path | None = None,
+    checkpoints: str | Path | None = None,
     *,
     loss_scaling: bool = False,
 ) -> Iterator[StepRecord]:
-    """AdamW on ``loss_of(generator)``: the engine of every stage.
+    """AdamW on the mean of ``losses_of(step, generator)``, the losses of a batch's parts: the engine of every stage.
 
-    ``checkpoint`` names a file to go on from if it is there and to write every ``config.save_every`` steps; a
-    killed write leaves the old file. If the consumer stops early, training stops with it.
+    ``checkpoints`` names a folder: training goes on from the newest checkpoint in it, and writes one every
+    ``config.save_every`` steps and at the end. The last three are kept, and a killed write leaves them as they were. If
+    the consumer stops early, training stops with it. ``ValueError`` where a loss or a gradient is not finite: then
+    nothing of that step is kept, neither in the weights nor in a file.
     """
     run, writes = _Run(list(parameters), config, loss_scaling), processes().is_main_process
-    if checkpoint and Path(checkpoint).exists():
-        run.load(checkpoint)
+    if checkpoints and (newest := saved_steps(checkpoints)):
+        run.load(newest[-1])
     try:
         while run.step < config.steps:
-            record = run.advance(loss_of)
+            record = run.advance(losses_of)
             due = run.step % config.save_every == 0 or run.step == config.steps
-            if checkpoint and due and writes:
-                run.save(checkpoint)
+            if checkpoints and due and writes:
+                run.save(Path(checkpoints) / f"step-{run.step:08d}.pt")
+                for old in saved_steps(checkpoints)[:-KEPT]:
+                    old.unlink()
             yield record
     finally:
         run.settle()
+
+
+KEPT = 3  # checkpoints of a run
+
+
+def saved_steps(folder: str | Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last."""
+    return sorted(path for path in Path(folder).glob("step-*.pt") if re.fullmatch(r"step-\d{8}", path.stem))
 
 
 class _Run:
@@ -100,17 +137,17 @@ class _Run:
         self.average = [p.detach().clone() for p in parameters] if config.ema_decay else []
         self.step, self.seconds = 0, 0.0
 
-    def advance(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> StepRecord:
+    def advance(self, losses_of: Callable[[int, torch.Generator], Iterable[Loss]]) -> StepRecord:
         clock = time.perf_counter()
         rate = learning_rate(self.step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with _attention(self.parameters[0].device):
-            loss = loss_of(torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(losses_of(self.step, seeded(self.config.seed, self.step)))
+        loss = reduce(torch.stack([part.mean.detach() for part in losses]).mean(), "mean")  # over processes
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self._check_finite(loss, norm, losses)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -118,35 +155,71 @@ class _Run:
             decay = min(self.config.ema_decay, self.step / (self.step + 9))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.seconds += time.perf_counter() - clock
-        loss = reduce(loss.detach(), "mean")  # over processes
-        return StepRecord(self.step, loss.item(), norm.item(), rate, self.seconds)
+        seen = self.step * self.config.batch_size
+        return StepRecord(self.step, loss.item(), norm.item(), rate, self.seconds, seen, _by_time(losses))
+
+    def _backward(self, losses: Iterable[Loss]) -> list[Loss]:
+        """Add up the gradients of the parts, each counting alike; return the parts without their graphs."""
+        done = []
+        try:
+            with _attention(self.parameters[0].device):
+                for part in losses:
+                    self.scaler.scale(part.mean / self.config.accumulation).backward()
+                    done.append(part._replace(mean=part.mean.detach()))
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+            knobs = ("accumulation", "gradient_checkpointing", "batch_size", "num_frames")
+            now = ", ".join(f"{name}={getattr(self.config, name)}" for name in knobs)
+            raise ValueError(
+                f"out of memory in step {self.step + 1}: raise accumulation, which computes the batch in more parts and "
+                f"changes nothing else; set gradient_checkpointing; or lower the others or the size. Now: {now}"
+            ) from error
+        return done
+
+    def _check_finite(self, loss: torch.Tensor, norm: torch.Tensor, losses: list[Loss]) -> None:
+        if loss.isfinite() and (norm.isfinite() or self.scaler.is_enabled()):  # a scaler steps over what is too large
+            return
+        clips = ", ".join(name for part in losses for name in part.clips)
+        raise ValueError(
+            f"training stopped at step {self.step + 1}: its loss is {loss.item():g} and the norm of its gradient "
+            f"{norm.item():g}. The weights are as after step {self.step}, and nothing was written. Lower "
+            f"learning_rate={self.config.learning_rate:g}, or look at what this step learnt from: {clips or 'no names'}"
+        )
 
     def settle(self) -> None:
         """Leave the averaged weights in place, where there are any."""
         for parameter, mean in zip(self.parameters, self.average):
             parameter.data.copy_(mean)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Path) -> None:
         state = {
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        with written_aside(path) as aside:
-            torch.save(state | {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}, aside)
+        try:
+            with written_aside(path) as aside:
+                torch.save(state | {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}, aside)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+            raise ValueError(
+                f"{path} could not be written; the checkpoints before it are whole: {str(error).splitlines()[0]}"
+            ) from error
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: Path) -> None:
         try:
             state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
-            saved = replace(self.config, **state["config"])
+            saved = replace(self.config, **_known(state["config"], self.config))
         except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a checkpoint of a training: {str(error).splitlines()[0]}") from error
-        for name in ("batch_size", "num_frames", "ema_decay", "weighting", "seed"):
-            if getattr(saved, name) != getattr(self.config, name):
-                raise ValueError(
-                    f"{path} was trained with {name}={getattr(saved, name)}, now asked is {getattr(self.config, name)}"
-                )
+        changed = [
+            f"{name} was {getattr(saved, name)!r} and is now {getattr(self.config, name)!r}"
+            for name in MUST_STAY
+            if getattr(saved, name) != getattr(self.config, name)
+        ]
+        if changed:
+            raise ValueError(f"{path} belongs to a training with other settings: {'; '.join(changed)}")
         shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -158,6 +231,27 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
+
+
+MUST_STAY = ("batch_size", "num_frames", "ema_decay", "weighting", "caption_dropout", "seed")  # while a run goes on
+
+
+def _known(saved: dict, config: TrainConfig) -> dict:
+    """The settings of a checkpoint that a configuration has, too."""
+    return {name: value for name, value in saved.items() if hasattr(config, name)}
+
+
+def _by_time(losses: list[Loss], parts: int = 4) -> tuple[float, ...]:
+    """The mean error of the clips of each quarter of the timesteps, over all processes; empty where errors are unknown."""
+    if losses[0].error is None:
+        return ()
+    error = torch.cat([part.error.detach().float() for part in losses])
+    quarter = torch.cat([part.time for part in losses]).to(error.device).mul(parts).long()
+    sums = torch.zeros(2, parts, device=error.device)
+    sums[0].index_add_(0, quarter, error)
+    sums[1].index_add_(0, quarter, torch.ones_like(error))
+    total, count = reduce(sums, "sum").tolist()
+    return tuple(s / n if n else math.nan for s, n in zip(total, count))
 
 
 def processes() -> PartialState:

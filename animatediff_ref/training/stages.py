@@ -1,6 +1,7 @@
 """The stages of training (paper section 4.4), and the error on clips that were held out."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,12 +14,12 @@ from animatediff_ref.method.adapters import add_domain_adapter, add_motion_lora,
 from animatediff_ref.method.inflation import inject, injected, uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import denoising_error, draw_noise, motion_scheduler, noise_error, timestep_weight
-from animatediff_ref.training.loop import StepRecord, TrainConfig, fast_bfloat16, optimise, processes
+from animatediff_ref.training.loop import Loss, StepRecord, TrainConfig, fast_bfloat16, optimise, processes
 
 
 def train_domain_adapter(
     unet: UNet2DConditionModel, clips: LatentClips, config: TrainConfig = TrainConfig(), *, rank: int = 16,
-    scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+    scheduler: DDIMScheduler | None = None, checkpoints: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
     """Stage 1 (section 4.1, Eq. 2): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
 
@@ -28,12 +29,12 @@ def train_domain_adapter(
     if injected(unet):
         raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
     _check(unet, clips, config, frames=1)
-    return _optimised(add_domain_adapter(unet, rank), unet, clips, config, scheduler, 1, checkpoint)
+    return _optimised(add_domain_adapter(unet, rank), unet, clips, config, scheduler, 1, checkpoints)
 
 
 def train_motion_module(
     unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
-    scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+    scheduler: DDIMScheduler | None = None, checkpoints: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
     """Stage 2 (section 4.4, Eq. 6-7): only the motion module learns, on clips, inside the frozen UNet.
 
@@ -48,12 +49,12 @@ def train_motion_module(
     inject(unet, motion, config.num_frames)
     unet.requires_grad_(False)
     motion.requires_grad_(True)
-    return _optimised(list(motion.parameters()), unet, clips, config, scheduler, config.num_frames, checkpoint)
+    return _optimised(list(motion.parameters()), unet, clips, config, scheduler, config.num_frames, checkpoints)
 
 
 def train_motion_lora(
     unet: UNet2DConditionModel, motion: MotionModule, clips: LatentClips, config: TrainConfig = TrainConfig(), *,
-    name: str = "camera", rank: int = 64, scheduler: DDIMScheduler | None = None, checkpoint: str | Path | None = None,
+    name: str = "camera", rank: int = 64, scheduler: DDIMScheduler | None = None, checkpoints: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
     """Stage 3 (section 4.3, Eq. 7): a low-rank change of the motion module's self-attentions learns one new motion.
 
@@ -65,7 +66,7 @@ def train_motion_lora(
     inject(unet, motion, config.num_frames)
     unet.requires_grad_(False)
     parameters = add_motion_lora(motion, name, rank)
-    return _optimised(parameters, unet, clips, config, scheduler, config.num_frames, checkpoint)
+    return _optimised(parameters, unet, clips, config, scheduler, config.num_frames, checkpoints)
 
 
 @torch.no_grad()
@@ -111,18 +112,26 @@ class Trainee(nn.Module):
         self.unet, self.motion = unet, injected(unet)
         self.scheduler, self.weighting, self.autocast = scheduler, weighting, autocast
 
-    def forward(self, latents: torch.Tensor, text: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The weighted mean error of clips ``(b, f, c, h, w)`` with their text (b, n, d), timesteps (b,) and noise."""
+    def forward(
+        self, latents: torch.Tensor, text: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted mean error of clips ``(b, f, c, h, w)`` with their text (b, n, d), timesteps (b,) and noise.
+
+        With it, the error of each clip, (b,), unweighted and without its graph.
+        """
         with torch.autocast(latents.device.type, torch.bfloat16, self.autocast):
             error = noise_error(self.unet, self.scheduler, latents, text, t, noise)
-        return (error * timestep_weight(self.scheduler, t, self.weighting)).mean()
+        return (error * timestep_weight(self.scheduler, t, self.weighting)).mean(), error.detach()
 
 
 def _optimised(
     parameters: list[nn.Parameter], unet: nn.Module, clips: LatentClips, config: TrainConfig,
-    scheduler: DDIMScheduler | None, frames: int, checkpoint: str | Path | None,
+    scheduler: DDIMScheduler | None, frames: int, checkpoints: str | Path | None,
 ) -> Iterator[StepRecord]:  # fmt: skip
-    """Train ``parameters`` in ``unet``. Processes draw the same whole batch, and each computes its share of it."""
+    """Train ``parameters`` in ``unet``.
+
+    Processes draw the same whole batch; each computes its share of it, in parts one after another.
+    """
     for parameter in parameters:
         parameter.data = parameter.data.float()
     device, together = next(unet.parameters()).device, processes()
@@ -132,14 +141,40 @@ def _optimised(
         trainee = DistributedDataParallel(trainee)
     share = slice(together.process_index, None, together.num_processes)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        latents, text = clips.sample(config.batch_size, frames, generator, config.caption_dropout)
+    def losses_of(step: int, generator: torch.Generator) -> Iterator[Loss]:
+        rows = clips.in_turn(step * config.batch_size, config.batch_size, config.seed)
+        latents, text = clips.windows(rows, frames, generator, config.caption_dropout)
         t, noise = draw_noise(scheduler, latents.shape, generator)
-        return trainee(*(part[share].to(device) for part in (latents, text, t, noise)))
+        times, names = t / scheduler.config.num_train_timesteps, [clips.name(row) for row in rows]
+        for i in range(config.accumulation):
+            own = range(config.batch_size)[i :: config.accumulation][share]
+            batch = (part[list(own)].to(device) for part in (latents, text, t, noise))
+            last = i == config.accumulation - 1  # processes add up their gradients once a step
+            with nullcontext() if last or together.num_processes == 1 else trainee.no_sync():
+                mean, error = trainee(*batch)
+            yield Loss(mean, error, times[list(own)], tuple(names[k] for k in own))
 
     # gradients of a float16 UNet would vanish without a scaled loss
     scaled = uncompiled(unet).dtype == torch.float16
-    return optimise(parameters, loss_of, config, checkpoint, loss_scaling=scaled)
+    with recomputing(uncompiled(unet), config.gradient_checkpointing):
+        yield from optimise(parameters, losses_of, config, checkpoints, loss_scaling=scaled)
+
+
+@contextmanager
+def recomputing(unet: UNet2DConditionModel, wanted: bool) -> Iterator[None]:
+    """Compute the activations of spatial and temporal layers again in the backward pass, instead of keeping them."""
+    motion, before = injected(unet), unet.is_gradient_checkpointing
+    if wanted and not before:
+        unet.enable_gradient_checkpointing()
+    if motion:
+        motion.gradient_checkpointing = wanted
+    try:
+        yield
+    finally:
+        if wanted and not before:
+            unet.disable_gradient_checkpointing()
+        if motion:
+            motion.gradient_checkpointing = False
 
 
 def _check(unet: nn.Module, clips: LatentClips, config: TrainConfig, frames: int) -> None:
@@ -150,8 +185,11 @@ def _check(unet: nn.Module, clips: LatentClips, config: TrainConfig, frames: int
             f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of {shortest}"
         )
     weight, together = next(unet.parameters()), processes()
-    if config.batch_size % together.num_processes:
-        raise ValueError(f"batch_size={config.batch_size} does not divide among {together.num_processes} processes")
+    if (part := config.batch_size // config.accumulation) % together.num_processes:
+        raise ValueError(
+            f"{part} clips (batch_size={config.batch_size}, accumulation={config.accumulation}) do not divide among "
+            f"{together.num_processes} processes"
+        )
     if weight.device.type == "meta" or weight.dtype.itemsize == 1:
         raise ValueError(
             "training needs a UNet with its weights in memory and in at least 16 bits: neither offloaded nor float8"

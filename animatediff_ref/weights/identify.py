@@ -118,7 +118,7 @@ def inspect_file(path: str | Path) -> FileInfo:
 
     Any file gets an answer, even one that is not a model. ``ValueError`` only if there is no such file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     if (path / "model_index.json").exists():

@@ -13,6 +13,7 @@ from animatediff_ref.method.adapters import (
     SPATIAL,
     LowRank,
     add_domain_adapter,
+    check_weight,
     fill_adapter,
     linear_shapes,
     motion_loras,
@@ -43,12 +44,13 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``. Raises ``ValueError``
     if the file is something else or does not fit; ``motion`` is then as it was.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     name = name or path.stem.replace(".", "_")
     if not isinstance(name, str) or "." in name or hasattr(nn.ModuleDict(), name):
         raise ValueError(
             f"the name of a MotionLoRA is a string without dots, and not one that PyTorch uses, got {name!r}"
         )
+    check_weight(weight, f"MotionLoRA {name!r}")
     pairs = read_lora(path, "MotionLoRA")
     middle = [layer for layer in pairs if layer.startswith("mid_block.") and not motion.config.mid_block]
     fitting = {layer: pair for layer, pair in pairs.items() if layer not in middle}
@@ -98,6 +100,7 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
     as it was.
     """
     unet = uncompiled(unet)
+    check_weight(scale, "domain adapter")
     path = resolve("domain adapter", path)
     pairs = read_lora(path, "domain adapter", "style LoRA")
     rank = _checked_rank(path, pairs, unet)

@@ -92,7 +92,7 @@ def save_motion_module(
             message = f"{path} cannot say what it is: load it with config={motion.config}"
             warnings.warn(message, PlainFileWarning, stacklevel=2)
     elif format == "diffusers":
-        folder = Path(path)
+        folder = Path(path).expanduser()
         _check_adapter_folder(folder)
         _write_adapter(_empty_adapter(motion), state, folder, _metadata(motion))
     else:

@@ -45,7 +45,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
     After any failure the old file or folder is still there, and the new one is not.
     """
-    path = Path(path).resolve()  # a link stays, and what it leads to is replaced
+    path = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     old = path.with_name(f".{path.stem}.{os.getpid()}.old{path.suffix}")
@@ -87,7 +87,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata
         if path.suffix == ".ckpt":
             torch.save(tensors, aside)
         else:
-            save_file(tensors, aside, {**metadata, "sha256": _checksum(tensors, metadata)})
+            save_file(tensors, aside, {**metadata, "sha256": checksum(tensors, metadata)})
         aside.chmod(mode)
 
 
@@ -98,7 +98,7 @@ def read_weights(path: str | Path) -> Weights:
     without the ``module.`` of distributed training; and folders of a diffusers ``MotionAdapter``. Raises
     ``Unreadable``, which says what the file seems to be, if it holds no weights, is damaged, or holds code.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         return _read_folder(path)
     if not path.exists():
@@ -139,7 +139,7 @@ def _read_safetensors(path: Path) -> Weights:
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, metadata):
+    if "sha256" in metadata and metadata["sha256"] != checksum(tensors, metadata):
         raise Unreadable(f"{path} is damaged: its content does not match its checksum")
     return Weights(_unwrapped(tensors), metadata)
 
@@ -174,7 +174,7 @@ def _unwrapped(state: Mapping) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 over the metadata (but for a checksum in it) and over names, dtypes, shapes and bytes of all tensors."""
     pairs = sorted((key, value) for key, value in metadata.items() if key != "sha256")
     digest = hashlib.sha256(json.dumps(pairs).encode())

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from animatediff_ref.training.loop import StepRecord, TrainConfig, optimise
+from animatediff_ref.training.loop import Loss, StepRecord, TrainConfig, optimise
 from recipes.common.paths import RUNS
 
 
@@ -23,7 +23,8 @@ def fit(
     every: int = 200,
 ) -> dict:
     """Train with the package's engine, print a line every so many steps; returns what the card needs."""
-    return follow(name, optimise(parameters, loss_of, config, RUNS / name / "state.pt"), config, every)
+    records = optimise(parameters, lambda _, generator: [Loss(loss_of(generator))], config, RUNS / name)
+    return follow(name, records, config, every)
 
 
 def follow(name: str, records: Iterable[StepRecord], config: TrainConfig, every: int = 200) -> dict:

@@ -60,16 +60,15 @@ def errors(unet: torch.nn.Module, clips: ar.LatentClips) -> tuple[float, float]:
 def train_adapter(unet: torch.nn.Module, clips: ar.LatentClips, args: Namespace) -> dict:
     """Stage 1; leaves the adapter in ``unet``."""
     plan = ar.TrainConfig(args.adapter_steps, args.frames, learning_rate=1e-3, warmup=20, ema_decay=0.98, **COMMON)
-    checkpoint = RUNS / "adapter" / "state.pt"
-    return follow("adapter", ar.train_domain_adapter(unet, clips, plan, rank=RANK, checkpoint=checkpoint), plan, 50)
+    records = ar.train_domain_adapter(unet, clips, plan, rank=RANK, checkpoints=RUNS / "adapter")
+    return follow("adapter", records, plan, 50)
 
 
 def train_motion(unet: torch.nn.Module, motion: ar.MotionModule, clips: ar.LatentClips, args: Namespace) -> dict:
     """Stage 2; leaves the motion module in ``unet``."""
     options = {"warmup": 50, "ema_decay": 0.998, "weighting": "debiased", **COMMON}
     plan = ar.TrainConfig(args.steps, args.batch, learning_rate=1e-3, **options)
-    checkpoint = RUNS / "motion" / "state.pt"
-    return follow("motion", ar.train_motion_module(unet, motion, clips, plan, checkpoint=checkpoint), plan, 50)
+    return follow("motion", ar.train_motion_module(unet, motion, clips, plan, checkpoints=RUNS / "motion"), plan, 50)
 
 
 def save_card(name: str, made: dict, device: str, found: dict[str, tuple[float, float]], **facts) -> None:

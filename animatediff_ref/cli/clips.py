@@ -1,0 +1,49 @@
+"""``animatediff-ref clips check``: what is in a set of clips, and what is wrong with it."""
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+import animatediff_ref as ar
+from animatediff_ref.cli.errors import plain_errors
+
+clips = typer.Typer(help="Look at sets of clips.", no_args_is_help=True)
+
+
+@clips.callback()
+def of_a_set() -> None:
+    """Look at sets of clips."""
+
+
+@clips.command()
+def check(
+    source: Annotated[str, typer.Argument(help="a folder of videos, or a .csv or .jsonl table")],
+    frames: Annotated[int, typer.Option(min=1, help="frames that training needs")] = 16,
+    stride: Annotated[int, typer.Option(min=1, help="every so many frames")] = 1,
+) -> None:
+    """Decode every clip once and report cuts, twins, what is short or unreadable, rates, sizes and captions."""
+    with plain_errors():
+        reports = ar.check_clips(ar.list_clips(source), frames, stride)
+    good = [report for report in reports if not report.fault]
+    typer.echo(f"{source}: {len(reports)} clips, {len(good)} can be used with {frames} frames at stride {stride}")
+    for report in reports:
+        for problem in _problems(report):
+            typer.echo(f"  {report.entry.path}: {problem}")
+    for name, kinds in (
+        ("rates", Counter(f"{report.fps:.4g} fps" for report in good)),
+        ("sizes", Counter("{}x{}".format(*report.size) for report in good)),
+    ):
+        typer.echo(f"{name}: " + (", ".join(f"{kind} ({n})" for kind, n in kinds.most_common(8)) or "none"))
+    words = sorted(len(report.entry.caption.split()) for report in reports)
+    empty = sum(not report.entry.caption.strip() for report in reports)
+    typer.echo(f"captions: {words[0]} to {words[-1]} words, {words[len(words) // 2]} in the middle; {empty} empty")
+    if not good:
+        raise typer.Exit(2)
+
+
+def _problems(report) -> list[str]:
+    found = [report.fault] if report.fault else []
+    if report.cuts:
+        found.append(f"{len(report.cuts)} cuts, at frames {', '.join(map(str, report.cuts[:8]))}")
+    return [*found, f"shows the same as {report.twin.path}"] if report.twin else found

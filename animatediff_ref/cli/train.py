@@ -1,0 +1,52 @@
+"""``animatediff-ref train``: a stage of training, from a folder of videos to a file of weights."""
+
+import tomllib
+import warnings
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+import animatediff_ref as ar
+from animatediff_ref.cli.errors import plain_errors
+
+
+class Stage(StrEnum):
+    """What is trained."""
+
+    adapter = "adapter"
+    motion = "motion"
+    camera = "camera"
+
+
+def train(
+    stage: Annotated[Stage, typer.Argument(help="domain adapter, motion module or MotionLoRA: stages 1, 2 and 3")],
+    config: Annotated[str, typer.Argument(help="smoke, mini, sd15, or a .toml file of settings")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="what differs, as NAME=VALUE: clips=my_videos out=runs/zoom steps=500")
+    ] = None,
+) -> None:
+    """Train a stage on videos. The same command goes on with a run that was interrupted."""
+    with plain_errors():
+        from tqdm import tqdm
+
+        told = dict(_setting(words) for words in settings or [])
+        plan = ar.read_config(stage.value, config, told)
+        with warnings.catch_warnings(), tqdm(total=plan.steps, desc=stage.value, unit="step") as bar:
+            warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+            for record in ar.run_stage(stage.value, plan):
+                bar.update(record.step - bar.n)
+                bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
+        file = ar.weights_file(stage.value, plan)
+        typer.echo(f"{file}\n{ar.inspect_file(file)}")
+
+
+def _setting(words: str) -> tuple[str, object]:
+    """``"steps=500"`` as name and value; what is no TOML value, such as a path, is text."""
+    name, found, value = words.partition("=")
+    if not found:
+        raise ValueError(f"a setting is NAME=VALUE, got {words!r}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value

@@ -1,0 +1,252 @@
+"""A training from files to a file: its settings, its presets and its folder. ``animatediff-ref train`` is a face of it.
+
+    config = read_config("camera", "mini", {"clips": "my_videos", "out": "runs/zoom_in", "camera": "zoom_in"})
+    for record in run_stage("camera", config):
+        print(record.step, record.loss)
+
+The folder ``out`` then holds ``run.json`` (settings, versions), ``metrics.csv`` (a row a step), ``checkpoints/`` (the last
+three), ``latents/`` (what was encoded) and, at the end, the weights. The same call goes on with an interrupted run.
+"""
+
+import csv
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from animatediff_ref.clips.camera import CAMERAS
+from animatediff_ref.clips.folders import list_clips
+from animatediff_ref.clips.latents import LatentClips, encode_clips
+from animatediff_ref.generate.pipeline import best_device, load_base, quietly
+from animatediff_ref.method.config import MotionConfig
+from animatediff_ref.method.motion_module import MotionModule
+from animatediff_ref.training.loop import StepRecord, TrainConfig, processes
+from animatediff_ref.training.stages import train_domain_adapter, train_motion_lora, train_motion_module
+from animatediff_ref.weights.lora import load_domain_adapter, save_domain_adapter, save_motion_lora
+from animatediff_ref.weights.motion import load_motion_module, save_motion_module
+from animatediff_ref.weights.tensors import written_aside
+
+STAGES = ("adapter", "motion", "camera")
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainConfig):
+    """``TrainConfig``, and what a training from files needs besides. Paths count from the working folder."""
+
+    clips: str = ""  # a folder of videos, or a table as list_clips reads it
+    out: str = ""  # the run's folder
+    base: str = "mini"  # as load_base takes it
+    motion: str = ""  # stage 2: a motion module to go on from, or none; stage 3: the one that gets the MotionLoRA
+    adapter: str = ""  # stages 2 and 3: a domain adapter that stays in the base, at scale 1
+    camera: str = ""  # stage 3: a move made by cropping, as camera_path names it; "": the clips have their own
+    rank: int = 16  # of the domain adapter or MotionLoRA
+    size: int = 0  # pixels; 0: the base's own
+    fps: float = 0.0  # take frames of every video at this rate, by time; 0: as they come
+    stride: int = 1  # then every so many frames
+    precision: str = "float32"  # of the frozen base: float32, float16 or bfloat16; what trains is float32
+    device: str = ""  # "": the best there is
+    latents: str = ""  # folder of encoded clips, which runs may share; "": in the run's own folder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.rank < 1 or self.stride < 1 or self.size < 0 or not 0 <= self.fps < float("inf"):
+            sizes = f"rank={self.rank}, stride={self.stride}, size={self.size}, fps={self.fps}"
+            raise ValueError(f"rank and stride must be at least 1, size and fps 0 or more, got {sizes}")
+        if self.camera not in ("", *CAMERAS, "shake"):
+            raise ValueError(f"camera is one of {', '.join(CAMERAS)}, shake or empty, got {self.camera!r}")
+
+
+MINI = {"anneal": True, "autocast": True, "betas": (0.9, 0.99)}
+SD15 = {"base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "size": 256, "stride": 4, "precision": "float16"}
+SMOKE = {"steps": 4, "batch_size": 2, "num_frames": 4, "save_every": 2, "learning_rate": 1e-3, "rank": 4}
+PRESETS: dict[str, dict[str, dict]] = {  # preset -> stage -> what differs from RunConfig's defaults
+    "smoke": {"adapter": SMOKE, "motion": SMOKE, "camera": {**SMOKE, "motion": "mini"}},
+    "mini": {
+        "adapter": {**MINI, "steps": 300, "batch_size": 48, "learning_rate": 1e-3, "warmup": 20, "ema_decay": 0.98},
+        "motion": {
+            **MINI, "steps": 2300, "batch_size": 3, "learning_rate": 1e-3, "warmup": 50, "ema_decay": 0.998,
+            "weighting": "debiased", "adapter": "mini",
+        },
+        "camera": {**MINI, "steps": 400, "batch_size": 3, "learning_rate": 1e-3, "warmup": 20, "motion": "mini"},
+    },
+    "sd15": {  # sizes, rates and counts of the released training and the paper, as far as they are known
+        "adapter": {**SD15, "steps": 10_000, "batch_size": 48, "accumulation": 6, "rank": 128},
+        "motion": {**SD15, "steps": 100_000, "gradient_checkpointing": True},
+        "camera": {**SD15, "steps": 2_000, "rank": 64, "gradient_checkpointing": True, "caption_dropout": 0.0},
+    },
+}  # fmt: skip
+FREE_TO_CHANGE = ("save_every", "device", "latents")  # while a run goes on
+METRICS = ("step", "loss", "grad_norm", "learning_rate", "seconds", "clips_seen")
+
+
+def read_config(stage: str, source: str | Path = "mini", settings: Mapping[str, object] | None = None) -> RunConfig:
+    """The settings of a run of a stage: ``source`` is a preset's name or a .toml file; ``settings`` go over it.
+
+    A file may name a preset that it changes: ``preset = "sd15"``; else it changes ``RunConfig``'s defaults.
+    ``ValueError`` for a key that does not exist, with the nearest one, and for a value of another type.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"a stage is one of {', '.join(STAGES)}, got {stage!r}")
+    told = {"preset": str(source)} if str(source) in PRESETS else _read_toml(Path(source))
+    preset = told.pop("preset", None)
+    if preset not in (None, *PRESETS):
+        raise ValueError(f"a preset is one of {', '.join(PRESETS)}, got {preset!r}")
+    told = {**told, **(settings or {})}
+    config = RunConfig(**PRESETS[preset][stage] if preset else {})
+    return replace(config, **{name: _typed(name, value) for name, value in told.items()})
+
+
+def weights_file(stage: str, config: RunConfig) -> Path:
+    """The file of weights that a run leaves."""
+    name = {"adapter": "domain_adapter", "motion": "motion_module", "camera": config.camera or "camera"}[stage]
+    return Path(config.out) / f"{name}.safetensors"
+
+
+def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
+    """Train a stage from files, in the run's folder ``config.out``; goes on with the run that is there.
+
+    ``ValueError`` for a folder of a run with other settings, which shows the difference, and for all that
+    ``load_base``, ``list_clips``, ``encode_clips`` and the stages refuse.
+    """
+    if not (config.clips and config.out):
+        raise ValueError("a run needs clips, a folder of videos or a table, and out, a folder to write to")
+    if stage == "camera" and not config.motion:
+        raise ValueError("stage 3 needs motion: the motion module that the MotionLoRA is for")
+    pipe = _pipeline(stage, config)
+    entries, folder = list_clips(config.clips), Path(config.out)
+    with processes().main_process_first():
+        _claim(folder, stage, config)
+        clips = _encoded(pipe, entries, stage, config)
+    for part in (pipe.vae, pipe.text_encoder):
+        part.cpu()  # their work is done
+    with torch.random.fork_rng(devices=[]):  # fresh weights depend on the seed alone
+        torch.manual_seed(config.seed % 2**63)
+        records, save = _begun(stage, pipe, clips, config)
+    yield from _logged(records, folder / "metrics.csv") if processes().is_main_process else records
+    if processes().is_main_process:
+        save()
+
+
+def _read_toml(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"settings are a preset ({', '.join(PRESETS)}) or a .toml file, and there is no {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+
+
+def _typed(name: str, value: object) -> object:
+    """A value as the field ``name`` has it. ``ValueError`` for an unknown name, and for a value of another type."""
+    types = {field.name: field.type for field in fields(RunConfig)}
+    if name not in types:
+        near = difflib.get_close_matches(name, types, 1)
+        helps = f": is it {near[0]!r}?" if near else f" among {', '.join(types)}"
+        raise ValueError(f"there is no setting {name!r}{helps}")
+    wanted = type(getattr(RunConfig(), name))
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted is tuple and isinstance(value, (list, tuple)) and len(value) == 2:
+        return tuple(value)
+    if wanted is str and isinstance(value, Path):
+        return str(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{name} is of type {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _claim(folder: Path, stage: str, config: RunConfig) -> None:
+    """Write ``run.json``, or check that the run that is there is this one."""
+    file, told = folder / "run.json", {"stage": stage, **_plain(config)}
+    if not file.exists():
+        versions = {name: version(name) for name in ("animatediff-ref", "torch", "diffusers", "transformers", "peft")}
+        with written_aside(file) as aside:
+            aside.write_text(json.dumps({"config": told, "versions": versions}, indent=1) + "\n")
+        return
+    try:
+        saved = _plain(RunConfig()) | json.loads(file.read_text())["config"]  # settings that are new have their default
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not the record of a run: {error!r}") from error
+    free = {*FREE_TO_CHANGE, *([] if config.anneal else ["steps"])}  # an annealed run depends on its number of steps
+    changed = [name for name in told if name not in free and saved.get(name) != told[name]]
+    if changed:
+        shown = "; ".join(f"{name} was {saved.get(name)!r} and is now {told[name]!r}" for name in changed)
+        raise ValueError(f"{folder} holds a run with other settings: {shown}. Give those it has, or another out")
+
+
+def _plain(config: RunConfig) -> dict:
+    """The settings as JSON has them."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _pipeline(stage: str, config: RunConfig):
+    """The frozen base on its device, with its adapter; the VAE and the text encoder stay in float32."""
+    alone = processes().num_processes == 1
+    pipe = load_base(config.base).to((config.device or best_device()) if alone else processes().device)
+    with quietly():  # diffusers warns of a cast whatever it is
+        pipe.unet.to(PRECISIONS[config.precision])
+    if config.adapter and stage != "adapter":
+        load_domain_adapter(pipe.unet, config.adapter)
+    return pipe
+
+
+def _encoded(pipe, entries: list, stage: str, config: RunConfig) -> LatentClips:
+    frames = config.num_frames if stage == "camera" else None  # the other stages draw their windows from whole clips
+    return encode_clips(
+        pipe, entries, stride=config.stride, num_frames=frames, size=config.size or None, fps=config.fps or None,
+        camera=config.camera if stage == "camera" else None, cache=config.latents or Path(config.out) / "latents",
+    )  # fmt: skip
+
+
+def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
+    """The records of a stage, and how to write what it has learnt."""
+    unet, file, checkpoints = pipe.unet, weights_file(stage, config), Path(config.out) / "checkpoints"
+    if stage == "adapter":
+        records = train_domain_adapter(unet, clips, config, rank=config.rank, checkpoints=checkpoints)
+        return records, lambda: save_domain_adapter(unet, file)
+    motion = load_motion_module(config.motion) if config.motion else _fresh(unet)
+    if stage == "motion":
+        records = train_motion_module(unet, motion, clips, config, checkpoints=checkpoints)
+        return records, lambda: save_motion_module(motion, file)
+    name = file.stem
+    records = train_motion_lora(unet, motion, clips, config, name=name, rank=config.rank, checkpoints=checkpoints)
+    return records, lambda: save_motion_lora(motion, file, name)
+
+
+def _fresh(unet) -> MotionModule:
+    """A motion module of the newest published kind, v3."""
+    return MotionModule(replace(MotionConfig.v3(), norm_groups=unet.config.norm_num_groups), unet)
+
+
+def _logged(records: Iterable[StepRecord], file: Path) -> Iterator[StepRecord]:
+    """Append a row for each record to a CSV; rows of steps that are done again are taken out first."""
+    rows = None
+    for record in records:
+        times = {f"error_{i + 1}": error for i, error in enumerate(record.error_by_time)}
+        row = {name: getattr(record, name) for name in METRICS} | times
+        if rows is None:
+            rows = [*_rows_before(record.step, file), row]
+            with written_aside(file) as aside, open(aside, "w", newline="") as table:
+                csv.DictWriter(table, row).writeheader()
+                csv.DictWriter(table, row, extrasaction="ignore").writerows(rows)
+        else:
+            with open(file, "a", newline="") as table:
+                csv.DictWriter(table, row).writerow(row)
+        yield record
+
+
+def _rows_before(step: int, file: Path) -> list[dict]:
+    """The rows of a CSV of metrics up to a step, but for a last one that was half written."""
+    if not file.exists():
+        return []
+    with open(file, newline="") as table:
+        rows = [row for row in csv.DictReader(table) if None not in row.values()]
+    return [row for row in rows if row["step"].isdigit() and int(row["step"]) < step]
