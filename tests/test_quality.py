@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from animatediff_ref.mini.files import shipped_files
+from recipes.common.card import data_hash
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 BARS = json.loads((DATA / "bars.json").read_text())
 
@@ -62,3 +65,9 @@ def test_the_judge_knows_real_renderings_and_controls_are_in_order():
     assert all(row["real"]["top5_percent"]["mean"] >= 90 for row in table["text to image"].values())
     motion = table["motion"]["mean"]
     assert motion["frozen"]["mean"] == 0 < motion["generated"]["mean"] < motion["per-frame images"]["mean"]
+
+
+def test_what_was_measured_is_what_ships():
+    """The numbers of the pages are of these very weights."""
+    told = json.loads((DATA / "measured.json").read_text())["weights"]
+    assert told == {path.relative_to(DATA).as_posix(): data_hash(path) for path in shipped_files()}

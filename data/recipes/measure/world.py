@@ -16,20 +16,23 @@ import torch
 import animatediff_ref as ar
 from animatediff_ref.measure.clip_scores import retrieval
 from animatediff_ref.measure.statistics import interval, ratio
-from animatediff_ref.mini.files import STYLES
+from animatediff_ref.mini.files import STYLES, shipped_files
 from recipes.art import world
 from recipes.art.footage import clean
-from recipes.common.card import rounded, write_measured
+from recipes.common.card import data_hash, rounded, write_measured
 from recipes.common.paths import DATA, arguments, sized
 from recipes.train.judge import drawn_by_all, recognised, references
 from recipes.train.vae import through
 
 PLACES = list(world.BACKGROUNDS)
-SAMPLE = sized(100, toy=4)  # prompts for each personalised model and each setting
-CLIPS = sized(24, toy=2)
+SAMPLE = sized(100, toy=4)  # prompts for each personalised model
+SETTINGS = sized(60, toy=4)  # prompts for each setting
+CLIPS = sized(20, toy=2)
 STEPS = sized(25, toy=2)  # of sampling
 FRAMES = 16
-GUIDANCE = (1.0, 2.0, 4.0, 7.5, 12.0)
+EACH = sized(2, toy=1)  # pictures of every thing
+GUIDANCE = (1.0, 2.0, 3.0, 5.0, 7.5, 12.0)
+CHOICE = sized(40, toy=4)  # prompts by which the guidance is chosen, which are not among those reported
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,25 @@ def base_rows() -> list[dict]:
     return [row for row in world.concepts() if row["base"]]
 
 
-def asks(taught: bool) -> list[Ask]:
-    """Every concept once, on a background that training did, or did not, show it on."""
-    rng = np.random.default_rng(21)
-    pairs = [[p for p in range(len(PLACES)) if world.shown_together(c, p) == taught] for c in range(len(base_rows()))]
-    return [Ask(c, PLACES[rng.choice(places)]) for c, places in enumerate(pairs)]
+def things() -> list[int]:
+    """The numbers of the things that the base is taught, among those of the column ``base``."""
+    return [number for number, row in enumerate(base_rows()) if row["taught"]]
 
 
-def asks_in_every_style() -> list[Ask]:
-    """Those of concepts that every style draws."""
+def asks(together: bool, each: int = 1, seed: int = 21) -> list[Ask]:
+    """Every thing so many times, on a background that training did, or did not, show it on."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(each):
+        for thing in things():
+            places = [p for p in range(len(PLACES)) if world.shown_together(thing, p) == together]
+            found.append(Ask(thing, PLACES[rng.choice(places)]))
+    return found
+
+
+def asks_in_every_style(seed: int = 21) -> list[Ask]:
+    """Those of things that every style draws."""
     common = {concept for _, concept in drawn_by_all()}
-    return [ask for ask in asks(True) if ask.concept in common]
+    return [ask for ask in asks(True, seed=seed) if ask.concept in common]
 
 
 def sample(rows: list, count: int = SAMPLE) -> list:
@@ -66,10 +77,10 @@ def sample(rows: list, count: int = SAMPLE) -> list:
 
 def draw(pipe, prompts: list[str], negative: str = "", **options) -> np.ndarray:
     """Generated stills, uint8 (n, 64, 64, 3), each batch from its own seed."""
-    images = []
+    images, options = [], {"guidance_scale": ar.default_guidance(pipe), "num_inference_steps": STEPS, **options}
     for start in range(0, len(prompts), 50):
         part, seed = prompts[start : start + 50], torch.Generator().manual_seed(start)
-        options |= {"negative_prompt": [negative] * len(part), "num_inference_steps": STEPS}
+        options["negative_prompt"] = [negative] * len(part)
         images += list(pipe(part, generator=seed, output_type="np", **options).images)
     return (np.stack(images) * 255).round().astype(np.uint8)
 
@@ -84,17 +95,17 @@ def rendered(rows: list[Ask], styles: list[str]) -> np.ndarray:
 
 
 class Examiner:
-    """The judge with every concept's name before it: which one is in the picture?"""
+    """The judge with the name of every taught thing before it: which one is in the picture?"""
 
     def __init__(self, device: str):
         self.judge = ar.load_judge("mini")
         self.judge.model.to(device)
-        self.names = ar.text_features(self.judge, [row["phrase"] for row in base_rows()])
+        self.names = ar.text_features(self.judge, [base_rows()[thing]["phrase"] for thing in things()])
         self.renderings: dict[Ask, dict[str, np.ndarray]] = {}
 
     def hits(self, images: np.ndarray, rows: list[Ask], top: int) -> np.ndarray:
         """For each picture, whether its concept is among the nearest ``top`` of all, as 0 or 1."""
-        features, right = ar.image_features(self.judge, images), [ask.concept for ask in rows]
+        features, right = ar.image_features(self.judge, images), [things().index(ask.concept) for ask in rows]
         one = [retrieval(features[[i]], self.names, np.array([c]), top) for i, c in enumerate(right)]
         return np.array(one)
 
@@ -112,16 +123,17 @@ class Examiner:
 
 
 def text_to_image(examiner: Examiner, pipe) -> dict:
-    """All concepts, on backgrounds that they were and were not taught on, beside real renderings of the same."""
+    """All things, on backgrounds that they were and were not taught on, beside real renderings of the same."""
     table = {}
-    for name, taught in (("taught pairs", True), ("held-out pairs", False)):
-        rows = asks(taught)
+    for name, together in (("taught pairs", True), ("held-out pairs", False)):
+        rows = asks(together, EACH)
         styles = [world.BASE_STYLES[i % 2] for i in range(len(rows))]
         made = draw(pipe, [ask.prompt(f"{style} style") for ask, style in zip(rows, styles)])
         real = rendered(rows, styles)
         hits = [examiner.hits(images, rows, 5) for images in (made, real)]
         table[name] = {
             "pictures": len(rows),
+            "names": len(things()),
             "generated": examiner.concepts(made, rows),
             "real": examiner.concepts(real, rows),
             "top5 generated / real": ratio(*hits),
@@ -152,9 +164,23 @@ def personalised(examiner: Examiner, device: str, base) -> dict:
     return table
 
 
+def choice_of_guidance(examiner: Examiner, device: str) -> dict:
+    """How well things are told by guidance, for the base and for a style, on prompts that nothing else reports."""
+    rows, table = sample(asks_in_every_style(seed=31), CHOICE), {}
+    for name in ("base", "blob"):
+        pipe = quiet(ar.load_base("mini", style=None if name == "base" else name).to(device))
+        prompts = [ask.prompt("noto style" if name == "base" else STYLES[name].trigger) for ask in rows]
+        table[name] = {
+            str(scale): examiner.concepts(images := draw(pipe, prompts, guidance_scale=scale), rows)
+            | {"style recognised_percent": examiner.style_percent(images, rows, "noto" if name == "base" else name)}
+            for scale in GUIDANCE[1:5]
+        }
+    return table
+
+
 def steering(examiner: Examiner, pipe) -> dict:
     """What guidance and negative prompts do to the base."""
-    rows = sample(asks_in_every_style())
+    rows = sample(asks_in_every_style(), SETTINGS)
     plain, noto = [ask.prompt() for ask in rows], [ask.prompt("noto style") for ask in rows]
     table = {"guidance": {}, "negative prompt": {}}
     for scale in GUIDANCE:
@@ -231,6 +257,8 @@ def main() -> None:
     device = arguments().parse_args().device
     base, examiner = quiet(ar.load_base("mini").to(device)), Examiner(device)
     measured = {
+        "weights": {path.relative_to(DATA).as_posix(): data_hash(path) for path in shipped_files()},
+        "choice of guidance": choice_of_guidance(examiner, device),
         "text to image": text_to_image(examiner, base),
         "steering": steering(examiner, base),
         "personalised": personalised(examiner, device, base),

@@ -36,6 +36,7 @@ from recipes.common.run import fit
 DROP = 0.1  # share of captions replaced by the empty one
 WORDING = (0.45, 0.40, 0.10, 0.05)  # shares of captions that name: the place, place and style, neither, the style
 TRIGGERS = ("blob", "emojione", "flat", "ink", "openmoji", "pixel", "pip")  # what personalised models give a meaning
+GUIDANCE = 3.0  # that it looks best with, chosen by measure/world.py; kept in the tokenizer's configuration
 CONTEXT = 16  # tokens in a caption, start and end included
 
 
@@ -90,7 +91,8 @@ def tokenizer() -> CLIPTokenizer:
     state = json.loads(pieces.to_str())["model"]
     vocabulary = state["vocab"] | {"<|startoftext|>": len(state["vocab"]), "<|endoftext|>": len(state["vocab"]) + 1}
     merges = [tuple(merge) for merge in state["merges"]]
-    made = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT, known_words=base_words())
+    told = {"known_words": base_words(), "guidance_scale": GUIDANCE}
+    made = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT, **told)
     broken = [word for word in every if len(made.tokenize(word)) != 1]
     assert not broken, f"not one token each: {broken}"
     return made
@@ -228,8 +230,9 @@ def loss_of(
 
 def save(vae: AutoencoderKL, tok: CLIPTokenizer, both: ModuleDict) -> None:
     """Write the whole pipeline in half precision."""
-    vae.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
     half = copy.deepcopy(both).half().cpu()
+    for part in (vae, half["unet"]):
+        part.register_to_config(_name_or_path="")  # else the folder it was read from is written into the files
     pipe = StableDiffusionPipeline(
         vae=vae.half(), text_encoder=half["text"], tokenizer=tok, unet=half["unet"], scheduler=motion_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
