@@ -30,7 +30,8 @@ def finished(words: list[str], seconds: float | None) -> bool:
     """Whether a command comes to its end within so many seconds; else it is killed by SIGKILL."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return process.wait(seconds) == 0
+        assert process.wait(seconds) == 0, words
+        return True
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

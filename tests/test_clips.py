@@ -371,3 +371,99 @@ def test_tables_from_spreadsheets_and_empty_ones(tmp_path):
         ar.list_clips(tmp_path / "set.csv")
     with pytest.raises(ValueError, match="stride=0"):
         ar.read_clip(tmp_path / "any.mp4", stride=0)
+
+
+def test_tables_as_they_are_found(clip, tmp_path):
+    """Odd line ends inside captions; commas without quotes, empty names and numbers are told by their line."""
+    odd = "one\u2028two\x0bthree"
+    (tmp_path / "a.jsonl").write_text(
+        '{"file": "a.mp4", "text": "' + odd.replace("\x0b", "") + '"}\n', encoding="utf-8"
+    )
+    assert ar.list_clips(tmp_path / "a.jsonl")[0].caption == "one\u2028twothree"
+    (tmp_path / "a.csv").write_text(f'file,text\r\na.mp4,"{odd}"\r\n', encoding="utf-8", newline="")
+    assert [entry.caption for entry in ar.list_clips(tmp_path / "a.csv")] == [odd]
+    (tmp_path / "b.jsonl").write_text('{"videoid": 2, "page_dir": 7, "name": 12}\n{"videoid": 3}\n')
+    assert ar.list_clips(tmp_path / "b.jsonl") == [
+        ar.ClipEntry(tmp_path / "7" / "2.mp4", "12"),
+        ar.ClipEntry(tmp_path / "3.mp4", ""),
+    ]
+    for text, said in (
+        ("file,text\na.mp4,a bird, and more\n", r"line 2, has more fields than columns \(' and more'\)"),
+        ("file,text\na.mp4,a\n,a bird\n", "line 3, names no file"),
+        ("videoid,name,page_dir\n,a bird\n", "line 2, names no file"),
+        ("file,text\n", "names no clips"),
+    ):
+        (tmp_path / "c.csv").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            ar.list_clips(tmp_path / "c.csv")
+
+
+def test_pictures_that_are_no_frames(clip, tmp_path):
+    """Covers beside GIFs, and pictures without numbers, are not made a clip of."""
+    for name in ("gifs", "thumbnails"):
+        (tmp_path / name).mkdir()
+    for name in ("a.gif", "b.gif"):
+        ar.write_clip(clip, tmp_path / "gifs" / name)
+    for name in ("gifs/c1.jpg", "gifs/c2.jpg", "thumbnails/fox.jpg", "thumbnails/cat.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [entry.path.name for entry in ar.list_clips(tmp_path)] == ["a.gif", "b.gif"]
+    (tmp_path / "frames").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 256 * 100, np.uint16)).save(tmp_path / "frames" / f"{i}.png")
+    assert (ar.read_clip(tmp_path / "frames") == 100).all()  # grey in 16 bits
+    with pytest.raises(ValueError, match="pictures, which have no clock"):
+        ar.read_clip(tmp_path / "frames", fps=8)
+
+
+def test_films_whose_clock_starts_late_or_again(tmp_path):
+    """Two films joined, each with its own clock, and a clock that jumps by a day."""
+
+    def film(path, first: int) -> bytes:
+        with av.open(str(path), "w", format="mpegts") as out:
+            stream = out.add_stream("libx264", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for i in range(6):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * i, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = first * 8 + i, Fraction(1, 8)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+        return path.read_bytes()
+
+    for first in (0, 3600, 26 * 3600):
+        joined = tmp_path / f"joined{first}.ts"
+        joined.write_bytes(film(tmp_path / "one.ts", 40) + film(tmp_path / "two.ts", first))
+        assert len(ar.read_clip(joined)) == 12
+        assert len(ar.read_clip(joined, fps=8)) in (11, 12, 13)
+        (report,) = ar.check_clips([ar.ClipEntry(joined, "")])
+        assert report.seconds == pytest.approx(1.5, abs=0.3)
+
+
+def test_a_title_in_another_encoding_is_no_fault_of_the_film(clip, tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as film:
+        film.metadata["title"] = "cafe!"
+        stream = film.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for frame in clip:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        film.mux(stream.encode())
+    data = (tmp_path / "a.avi").read_bytes()
+    assert b"cafe!" in data
+    (tmp_path / "a.avi").write_bytes(data.replace(b"cafe!", b"caf\xe9!"))
+    assert ar.read_clip(tmp_path / "a.avi").shape == clip.shape
+
+
+def test_an_animated_png_begins_after_its_stand_in(tmp_path):
+    """An APNG may hold a picture for programs that cannot play it; and durations of 0 mean 100 ms, as in browsers."""
+    stand_in, *frames = [Image.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(4)]
+    stand_in.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=[200, 100, 100])
+    assert ar.read_clip(tmp_path / "a.png")[:, 0, 0, 0].tolist() == [40, 40, 80, 120]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:], duration=[0, 100, 100])
+    assert len(ar.read_clip(tmp_path / "b.gif")) == 3
+
+
+def test_frames_too_few_for_a_stage_are_left_out_before_it(clip, tmp_path):
+    ar.write_clip(clip, tmp_path / "long.mp4")
+    ar.write_clip(clip[:3], tmp_path / "short.mp4")
+    pipe = ar.load_base("mini")
+    with pytest.warns(ar.SkippedClipsWarning, match=r"short\.mp4 has 3 frames at stride 1, but 4 are needed"):
+        assert len(ar.encode_clips(pipe, ar.list_clips(tmp_path), at_least=4, size=32)) == 1

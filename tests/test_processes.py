@@ -5,6 +5,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,20 +25,20 @@ def clips() -> ar.LatentClips:
     return ar.LatentClips(latents, torch.randn(5, 5, 24, generator=generator), torch.zeros(5, 24))
 
 
-def one_step(stage: str) -> dict:
+def one_step(stage: str, config: ar.TrainConfig = CONFIG) -> dict:
     """The loss, and gradients and weights of what trains, after a step of a stage, in this process or as one of several."""
     unet = tiny_unet()
     torch.manual_seed(2)
     if stage == "adapter":
-        records = list(ar.train_domain_adapter(unet, clips(), CONFIG, rank=2))
+        records = list(ar.train_domain_adapter(unet, clips(), config, rank=2))
         learnt = [p for name, p in unet.named_parameters() if "lora_" in name]
     elif stage == "camera":
         motion = motion_for(unet)
-        records = list(ar.train_motion_lora(unet, motion, clips(), CONFIG, rank=2))
+        records = list(ar.train_motion_lora(unet, motion, clips(), config, rank=2))
         learnt = [p for name, p in motion.named_parameters() if "lora_" in name]
     else:
         motion = motion_for(unet)
-        records = list(ar.train_motion_module(unet, motion, clips(), CONFIG))
+        records = list(ar.train_motion_module(unet, motion, clips(), config))
         learnt = list(motion.parameters())
     return {
         "gradients": [p.grad.clone() for p in learnt],
@@ -49,6 +50,7 @@ def one_step(stage: str) -> dict:
 def worker(out: Path) -> None:
     """What each of several processes does: both stages, and the motion module's without wrapping what trains."""
     found = {stage: one_step(stage) for stage in ("adapter", "motion", "camera")}
+    found |= {f"{stage} in parts": one_step(stage, replace(CONFIG, accumulation=2)) for stage in found}
     stages.DistributedDataParallel = lambda trainee: trainee
     out.write_bytes(pickle.dumps(found | {"not wrapped": one_step("motion")}))
 
@@ -81,9 +83,11 @@ def apart(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
     return max((a - b).abs().max().item() for a, b in zip(some, others))
 
 
+@pytest.mark.parametrize("parts", ["", " in parts"])
 @pytest.mark.parametrize("stage", ["adapter", "motion", "camera"])
-def test_two_processes_give_the_gradients_of_one(stage, two):
+def test_two_processes_give_the_gradients_of_one(stage, parts, two):
     one = one_step(stage)
+    stage += parts
     assert max(gradient.abs().max().item() for gradient in one["gradients"]) > 1e-3
     for other in two:
         assert apart(one["gradients"], other[stage]["gradients"]) < 1e-5

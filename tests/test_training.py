@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import motion_for, run, tiny_unet
+from diffusers.models.attention import BasicTransformerBlock
 
 import animatediff_ref as ar
 from animatediff_ref.clips.latents import seeded
 from animatediff_ref.method.adapters import add_domain_adapter
+from animatediff_ref.method.temporal import TemporalTransformer
 from animatediff_ref.training.loop import learning_rate, saved_steps
 
 CONFIG = ar.TrainConfig(steps=6, batch_size=2, num_frames=4, learning_rate=1e-2, seed=1)
@@ -320,17 +322,18 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(stage, clips):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stage", ["adapter", "motion", "camera"])
 def test_gradient_checkpointing_computes_again_and_changes_no_gradient(stage, dtype, clips, monkeypatch):
-    from animatediff_ref.method.temporal import TemporalTransformer
-
-    runs, forward = [], TemporalTransformer.forward
-    monkeypatch.setattr(TemporalTransformer, "forward", lambda *args: (runs.append(1), forward(*args))[1])
+    runs = []
+    for kind in (TemporalTransformer, BasicTransformerBlock):
+        forward = kind.forward
+        monkeypatch.setattr(kind, "forward", lambda *a, f=forward, k=kind, **b: (runs.append(k), f(*a, **b))[1])
     plan, counts, found = replace(CONFIG, steps=1), [], []
     for again in (False, True):
         runs.clear()
         found.append(gradients_of(replace(plan, gradient_checkpointing=again), stage, clips, dtype))
-        counts.append(len(runs))
+        counts.append((runs.count(TemporalTransformer), runs.count(BasicTransformerBlock)))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found))
-    assert counts[0] == (0 if stage == "adapter" else 10) and counts[1] >= 2 * counts[0]
+    assert counts[0] == (0 if stage == "adapter" else 10, 6)
+    assert counts[1][0] >= 2 * counts[0][0] and counts[1][1] > counts[0][1]
 
 
 def test_records_tell_errors_by_timestep_and_clips_seen(unet, clips):
@@ -379,12 +382,20 @@ def test_training_stops_before_a_step_that_is_not_finite(unet, clips, tmp_path):
 def test_latents_that_are_not_finite_are_named_before_anything_learns(unet, clips, tmp_path):
     clips.latents[3][2, 1] = float("nan")
     clips.names = [f"{name}.mp4" for name in "abcde"]
-    motion = motion_for(unet)
+    motion, plan = motion_for(unet), replace(CONFIG, num_frames=6, batch_size=5, save_every=1)
     before = [p.detach().clone() for p in motion.parameters()]
     with pytest.raises(ValueError, match=r"d\.mp4 has latents that are not finite"):
-        list(ar.train_motion_module(unet, motion, clips, replace(CONFIG, num_frames=6), checkpoints=tmp_path))
-    assert all(torch.isfinite(p).all() for p in motion.parameters())
-    assert len(before) == len(list(motion.parameters()))
+        list(ar.train_motion_module(unet, motion, clips, plan, checkpoints=tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(before, motion.parameters())) and not list(tmp_path.iterdir())
+
+
+def test_gradients_that_are_never_finite_stop_a_half_precision_training(clips):
+    """A scaler leaves out steps that overflow; if all do, at any scale, it would leave out every step for ever."""
+    unet = tiny_unet().half()
+    motion = motion_for(unet)
+    motion.at("up_blocks.0.motion_modules.0").proj_out.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(ValueError, match=r"step 17: its loss is \d.*the norm of its gradient nan"):
+        list(ar.train_motion_module(unet, motion, clips, replace(CONFIG, steps=60)))
 
 
 def test_a_full_disk_keeps_the_checkpoints_before(unet, clips, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def check(
         for problem in _problems(report):
             typer.echo(f"  {report.entry.path}: {problem}")
     for name, kinds in (
-        ("rates", Counter(f"{report.fps:.4g} fps" for report in good)),
+        ("rates", Counter(f"{report.fps:.4g} fps" if report.fps else "no clock" for report in good)),
         ("sizes", Counter("{}x{}".format(*report.size) for report in good)),
     ):
         typer.echo(f"{name}: " + (", ".join(f"{kind} ({n})" for kind, n in kinds.most_common(8)) or "none"))

@@ -1,6 +1,5 @@
 """``animatediff-ref train``: a stage of training, from a folder of videos to a file of weights."""
 
-import tomllib
 import warnings
 from enum import StrEnum
 from typing import Annotated
@@ -30,23 +29,22 @@ def train(
     with plain_errors():
         from tqdm import tqdm
 
+        from animatediff_ref.training.loop import processes
+
         told = dict(_setting(words) for words in settings or [])
         plan = ar.read_config(stage.value, config, told)
-        with warnings.catch_warnings(), tqdm(total=plan.steps, desc=stage.value, unit="step") as bar:
+        with warnings.catch_warnings(), tqdm(total=plan.steps, desc=stage.value) as bar:
             warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
             for record in ar.run_stage(stage.value, plan):
                 bar.update(record.step - bar.n)
                 bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
-        file = ar.weights_file(stage.value, plan)
-        typer.echo(f"{file}\n{ar.inspect_file(file)}")
+        if processes().is_main_process:
+            typer.echo(str(ar.inspect_file(ar.weights_file(stage.value, plan))))
 
 
-def _setting(words: str) -> tuple[str, object]:
-    """``"steps=500"`` as name and value; what is no TOML value, such as a path, is text."""
+def _setting(words: str) -> tuple[str, str]:
+    """``"steps=500"`` as name and value."""
     name, found, value = words.partition("=")
     if not found:
         raise ValueError(f"a setting is NAME=VALUE, got {words!r}")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
+    return name, value

@@ -1,7 +1,7 @@
 """What is in a set of clips, and what is wrong with it, before hours of training: cuts, twins, what is short or broken."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ def check_clips(entries: Sequence[ClipEntry], num_frames: int = 16, stride: int 
         report, look = _looked_at(entry, (num_frames - 1) * stride + 1)
         same = [other for other, seen in looks if look is not None and np.abs(seen - look).mean() < TWIN]
         if same:
-            report = ClipReport(**{**vars(report), "twin": same[0]})
+            report = replace(report, twin=same[0])
         elif look is not None:
             looks.append((entry, look))
         reports.append(report)
@@ -67,6 +67,7 @@ def _looked_at(entry: ClipEntry, needed: int) -> tuple[ClipReport, np.ndarray | 
         return ClipReport(entry, len(small), end, size, fault=f"cannot be read: {error}"), None
     if not small:
         return ClipReport(entry, fault="has no frames"), None
+    end = 0.0 if entry.path.is_dir() else end  # pictures have no clock
     clip = np.stack(small).astype(np.float32) / 255
     short = f"has {len(small)} frames, and {needed} are needed" if len(small) < needed else ""
     return ClipReport(entry, len(small), end, size, _cuts(clip), fault=short), clip[[0, len(clip) // 2, -1]]

@@ -1,6 +1,7 @@
 """Sets of clips: a folder of videos with captions, or a table."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,10 +70,13 @@ def _videos_below(folder: Path) -> Iterator[Path]:
 
 
 def _holds_frames(folder: Path) -> bool:
-    """Whether a folder is a clip: it has pictures that do not move, no films and no folders."""
+    """Whether a folder is a clip: several pictures with numbers in their names, none of which moves, and no film or folder."""
     inside = [path for path in folder.iterdir() if not path.name.startswith((".", "~"))]
-    films = any(path.is_dir() or path.suffix.lower() in FILM_SUFFIXES for path in inside)
-    return not films and len(frames := frame_files(folder)) > 1 and not _moves(frames[0])
+    if any(path.is_dir() or path.suffix.lower() in (*FILM_SUFFIXES, ".gif", ".apng") for path in inside):
+        return False
+    frames = frame_files(folder)
+    numbered = all(any(c.isdigit() for c in frame.stem) for frame in frames)
+    return len(frames) > 1 and numbered and not any(_moves(frame) for frame in (frames[0], frames[-1]))
 
 
 def _moves(path: Path) -> bool:
@@ -92,41 +96,62 @@ def _caption(path: Path) -> str:
 
 
 def _from_table(table: Path, folder: Path) -> list[ClipEntry]:
-    rows = list(_jsonl(table) if table.suffix.lower() == ".jsonl" else csv.DictReader(_text(table).splitlines(True)))
-    columns = list(dict.fromkeys(name for row in rows for name in row if name)) or _header(table)
-    if not rows:
-        raise ValueError(f"{table} names no clips: it has columns, but no rows below them")
-    if set(WEBVID_COLUMNS) <= set(columns):
-        return [
-            ClipEntry(folder / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"] or "") for row in rows
-        ]
-    file, caption = _first(FILE_COLUMNS, columns), _first(CAPTION_COLUMNS, columns)
+    rows, columns = _jsonl(table) if table.suffix.lower() == ".jsonl" else _csv(table)
+    webvid = set(WEBVID_COLUMNS) <= set(columns)
+    file = "videoid" if webvid else _first(FILE_COLUMNS, columns)
+    caption = "name" if webvid else _first(CAPTION_COLUMNS, columns)
     if not (file and caption):
         raise ValueError(
             f"{table} lacks the columns {', '.join(WEBVID_COLUMNS)}, or one of {', '.join(FILE_COLUMNS)} with one of "
             f"{', '.join(CAPTION_COLUMNS)}; it has {', '.join(columns) or 'none'}"
         )
-    return [ClipEntry(folder / str(row[file]), str(row.get(caption) or "")) for row in rows if row.get(file)]
+    if not rows:
+        raise ValueError(f"{table} names no clips: it has columns, but no rows below them")
+    clips = []
+    for number, row in rows:
+        if not (name := _said(row, file)):
+            raise ValueError(f"{table}, line {number}, names no file: its {file!r} is empty")
+        path = Path(_said(row, "page_dir")) / f"{name}.mp4" if webvid else Path(name)
+        clips.append(ClipEntry(folder / path, _said(row, caption)))
+    return clips
 
 
-def _header(table: Path) -> list[str]:
-    return next(csv.reader(_text(table).splitlines()), []) if table.suffix.lower() == ".csv" else []
+def _said(row: dict, column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value)
+
+
+def _csv(table: Path) -> tuple[list[tuple[int, dict]], list[str]]:
+    """The rows of a CSV, each with the number of the line that it ends on, and its columns."""
+    reader = csv.DictReader(io.StringIO(_text(table), newline=""))
+    rows = [(reader.line_num, row) for row in reader]
+    for number, row in rows:
+        if None in row:
+            more = ", ".join(row[None])
+            raise ValueError(
+                f"{table}, line {number}, has more fields than columns ({more!r}): quote texts with commas"
+            )
+    return rows, list(reader.fieldnames or [])
 
 
 def _first(names: Iterable[str], columns: Iterable[str]) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def _jsonl(table: Path) -> Iterator[dict]:
-    for number, line in enumerate(_text(table).splitlines(), 1):
+def _jsonl(table: Path) -> tuple[list[tuple[int, dict]], list[str]]:
+    """The rows of a table of JSON objects, one a line, each with its line's number, and all their names."""
+    rows = []
+    for number, line in enumerate(_text(table).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else None
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{table}, line {number}, is not JSON: {error}") from error
-        if row is not None and not isinstance(row, dict):
+        if not isinstance(row, dict):
             raise ValueError(f"{table}, line {number}, is not a JSON object: {line[:60]!r}")
-        if row:
-            yield row
+        rows.append((number, row))
+    return rows, list(dict.fromkeys(name for _, row in rows for name in row))
 
 
 def _text(path: Path) -> str:

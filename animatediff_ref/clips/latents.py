@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 from tqdm import tqdm
 
-from animatediff_ref.clips.camera import camera_path, move_camera
+from animatediff_ref.clips.camera import AMOUNTS, camera_path, move_camera
 from animatediff_ref.clips.folders import ClipEntry
-from animatediff_ref.clips.video import UnusableClip, check_clip, check_reading, read_clip
+from animatediff_ref.clips.video import UnusableClip, check_clip, check_reading, frame_files, read_clip
 from animatediff_ref.weights.tensors import Unreadable, checksum, read_weights, save_tensors
 
 
@@ -119,7 +119,7 @@ class SkippedClipsWarning(UserWarning):
 @torch.no_grad()
 def encode_clips(
     pipe, clips: Sequence[ClipEntry], *, stride: int = 1, num_frames: int | None = None, size: int | None = None,
-    fps: float | None = None, camera: str | None = None, cache: str | Path | None = None,
+    fps: float | None = None, camera: str | None = None, at_least: int = 1, cache: str | Path | None = None,
 ) -> LatentClips:  # fmt: skip
     """Read and encode clips with the pipeline's VAE and text encoder, for a training stage.
 
@@ -129,17 +129,25 @@ def encode_clips(
     over frames that are ``ROOM`` times as large. Captions longer than the context are cut. ``cache`` is a folder that
     keeps what was encoded, also when this is interrupted; files of changed videos, models or options are not used.
 
-    A clip that is unreadable or too short is left out, and named in a ``SkippedClipsWarning``. ``ValueError`` if none is
+    A clip that is unreadable or too short, for ``num_frames`` or with less than ``at_least`` frames, is left out, and named in a ``SkippedClipsWarning``. ``ValueError`` if none is
     left, and for a clip whose latents are not finite.
     """
     size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    options = {"stride": stride, "num_frames": num_frames, "size": size, "fps": fps, "camera": camera}
+    options = {
+        "stride": stride,
+        "num_frames": num_frames,
+        "size": size,
+        "fps": fps,
+        "camera": camera,
+        "at_least": at_least,
+    }
     check_reading(stride, num_frames, size, fps)
     models = [checksum(part.state_dict(), {}) for part in (pipe.vae, pipe.text_encoder)] if cache else []
+    told = [FORMAT, ROOM, AMOUNTS, pipe.vae.config.scaling_factor, options, models]
     found, names, bad = [], [], []
     for clip in tqdm(clips, desc="encode", unit="clip"):
         try:
-            found.append(_kept(pipe, clip, options, models, Path(cache)) if cache else _encoded(pipe, clip, **options))
+            found.append(_kept(pipe, clip, options, told, Path(cache)) if cache else _encoded(pipe, clip, **options))
             names.append(str(clip.path))
         except UnusableClip as error:
             bad.append(str(error))
@@ -152,13 +160,24 @@ def encode_clips(
     return LatentClips([each["latents"] for each in found], text, encode_text(pipe, "")[0], names)
 
 
+FORMAT = 1  # of files of encoded clips; another number where reading or encoding changes
 ROOM = 1.5  # side of the frames over which a camera's window moves, in sides of what it sees
 
 
 def _encoded(
-    pipe, clip: ClipEntry, *, stride: int, num_frames: int | None, size: int, fps: float | None, camera: str | None
+    pipe,
+    clip: ClipEntry,
+    *,
+    stride: int,
+    num_frames: int | None,
+    size: int,
+    fps: float | None,
+    camera: str | None,
+    at_least: int,
 ) -> dict[str, torch.Tensor]:
     frames = read_clip(clip.path, num_frames, stride, round(ROOM * size) if camera else size, fps)
+    if len(frames) < at_least:
+        raise UnusableClip(f"{clip.path} has {len(frames)} frames at stride {stride}, but {at_least} are needed")
     if camera:
         frames = move_camera(frames, camera_path(camera, len(frames)), size)
     try:
@@ -167,13 +186,14 @@ def _encoded(
         raise ValueError(f"{clip.path} cannot be encoded: {error}") from error
 
 
-def _kept(pipe, clip: ClipEntry, options: dict, models: list[str], cache: Path) -> dict[str, torch.Tensor]:
+def _kept(pipe, clip: ClipEntry, options: dict, told: list, cache: Path) -> dict[str, torch.Tensor]:
     """``_encoded``, from a file in ``cache`` that is named for all that it depends on, else written there."""
     if not clip.path.exists():
         raise UnusableClip(f"there is no file {clip.path}")
-    state = clip.path.stat()
-    told = [str(clip.path.resolve()), state.st_size, state.st_mtime_ns, clip.caption, options, models]
-    file = cache / f"{clip.path.stem}-{sha256(json.dumps(told).encode()).hexdigest()[:16]}.safetensors"
+    parts = frame_files(clip.path) if clip.path.is_dir() else [clip.path]
+    states = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    told = [*told, str(clip.path.resolve()), states, clip.caption, pipe.tokenizer(clip.caption).input_ids]
+    file = cache / f"{clip.path.stem[:60]}-{sha256(json.dumps(told).encode()).hexdigest()[:16]}.safetensors"
     try:
         return read_weights(file).tensors
     except Unreadable:

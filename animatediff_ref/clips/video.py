@@ -1,6 +1,7 @@
 """Video files. A clip is RGB, uint8 (f, h, w, 3). PyAV reads films and Pillow animated pictures, without a separate ffmpeg.
 
-Frames are what a player shows: turned and mirrored as the file says, with square pixels, transparent parts on white.
+Frames are what a player shows: turned and mirrored as the file says, with square pixels, transparent parts on white (but
+for WebM, whose transparency FFmpeg leaves out).
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from animatediff_ref.weights.tensors import written_aside
 
@@ -22,7 +23,17 @@ WRITTEN_SUFFIXES = (".mp4", ".gif", ".webp")
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg", ".wmv", ".flv")
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng")  # pictures that may move
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of the pictures in a folder of frames
-NO_FILM = (av.FFmpegError, IndexError, OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError)
+NO_FILM = (  # what reading may raise: PyAV, also for a file without a video stream; Pillow; OpenCV
+    av.FFmpegError,
+    IndexError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    UnicodeError,
+    Image.DecompressionBombError,
+    cv2.error,
+)
+JUMP = 60.0  # seconds from which a gap between two frames is a fault of the film's clock
 
 
 class UnusableClip(ValueError):
@@ -50,12 +61,14 @@ def read_clip(
     ``ValueError`` if the file cannot be read as video or holds too few frames, and for numbers that cannot be.
     """
     check_reading(stride, num_frames, size, fps)
+    if fps and Path(path).expanduser().is_dir():
+        raise UnusableClip(f"{path} is a folder of pictures, which have no clock: read it without fps")
     end = None if num_frames is None else stride * num_frames
     try:
         shown = played(path)
         chosen = islice(_at_rate(shown, fps) if fps else shown, 0, end, stride)
         frames = [_centre_square(frame.pixels(), size) if size else frame.pixels() for frame in chosen]
-    except NO_FILM as error:  # IndexError: a file without a video stream
+    except NO_FILM as error:
         raise UnusableClip(f"{path} cannot be read as video: {error}") from error
     if len(frames) < (needed := num_frames or 1):
         rate = f" and {fps:g} a second" if fps else ""
@@ -97,14 +110,17 @@ def played(path: str | Path) -> Iterator[Shown]:
 
 def _film(path: Path) -> Iterator[Shown]:
     # "file:" because a name such as a:b.mp4 would be taken for a protocol
-    with av.open(f"file:{path}") as film:
+    with av.open(f"file:{path}", metadata_errors="replace") as film:
         stream = film.streams.video[0]
-        step, first, now = float(1 / (stream.average_rate or 25)), None, 0.0
+        step, offset, now = float(1 / (stream.average_rate or 25)), None, 0.0
         for frame in film.decode(stream):
-            now = now if frame.time is None else frame.time
-            first = now if first is None else first
+            if frame.time is not None:
+                # the first frame is at 0; a clock that goes back, or far ahead, as in joined films, goes on from here
+                if offset is None or not now - step <= frame.time + offset < now + JUMP:
+                    offset = now - frame.time
+                now = frame.time + offset
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-            yield Shown(now - first, now - first + lasts, partial(_pixels, frame, stream.sample_aspect_ratio))
+            yield Shown(now, now + lasts, partial(_pixels, frame, stream.sample_aspect_ratio))
             now += lasts
 
 
@@ -133,14 +149,16 @@ def _turned(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _animation(path: Path) -> Iterator[Shown]:
     """The frames of an animated picture, each as often as it fills the time of those that stay shortest."""
     with Image.open(path) as picture:
+        first = int(getattr(picture, "default_image", False))  # of an APNG, for programs that cannot play it
         durations = []
-        for i in range(getattr(picture, "n_frames", 1)):
+        for i in range(first, getattr(picture, "n_frames", 1)):
             picture.seek(i)
             picture.load()
-            durations.append((picture.info.get("duration") or 100) / 1000)  # as browsers do where it is left out
+            told = picture.info.get("duration") or 0  # ms
+            durations.append(told / 1000 if told > 10 else 0.1)  # as browsers do
         short = [lasts for lasts in durations if lasts < 1.5 * min(durations)]
         step, count = sum(short) / len(short), 0
-        for i, lasts in enumerate(durations):
+        for i, lasts in enumerate(durations, first):
             picture.seek(i)
             pixels = _on_white(picture)
             for _ in range(max(1, round(lasts / step))):
@@ -171,6 +189,8 @@ def _picture(file: Path) -> np.ndarray:
 
 
 def _on_white(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # grey in 16 bits
+        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     ground = Image.new("RGBA", picture.size, "white")
     ground.alpha_composite(picture.convert("RGBA"))
     return np.asarray(ground.convert("RGB"))

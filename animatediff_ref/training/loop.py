@@ -99,17 +99,22 @@ def optimise(
     ``checkpoints`` names a folder: training goes on from the newest checkpoint in it, and writes one every
     ``config.save_every`` steps and at the end. The last three are kept, and a killed write leaves them as they were. If
     the consumer stops early, training stops with it. ``ValueError`` where a loss or a gradient is not finite: then
-    nothing of that step is kept, neither in the weights nor in a file.
+    nothing of that step is kept, neither in the weights nor in a file. With ``loss_scaling`` a step whose scaled
+    gradient overflows is left out, as usual, and only gradients that stay so at any scale are an error.
     """
     run, writes = _Run(list(parameters), config, loss_scaling), processes().is_main_process
-    if checkpoints and (newest := saved_steps(checkpoints)):
-        run.load(newest[-1])
+    if checkpoints:
+        checkpoints = Path(checkpoints).expanduser()
+        for half_written in checkpoints.glob(".step-*") if writes else ():
+            half_written.unlink()
+        if saved := saved_steps(checkpoints):
+            run.load(saved[-1])
     try:
         while run.step < config.steps:
             record = run.advance(losses_of)
             due = run.step % config.save_every == 0 or run.step == config.steps
             if checkpoints and due and writes:
-                run.save(Path(checkpoints) / f"step-{run.step:08d}.pt")
+                run.save(checkpoints / f"step-{run.step:08d}.pt")
                 for old in saved_steps(checkpoints)[:-KEPT]:
                     old.unlink()
             yield record
@@ -178,7 +183,8 @@ class _Run:
         return done
 
     def _check_finite(self, loss: torch.Tensor, norm: torch.Tensor, losses: list[Loss]) -> None:
-        if loss.isfinite() and (norm.isfinite() or self.scaler.is_enabled()):  # a scaler steps over what is too large
+        scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then it steps over what is too large
+        if loss.isfinite() and (norm.isfinite() or scaling):
             return
         clips = ", ".join(name for part in losses for name in part.clips)
         raise ValueError(
@@ -220,6 +226,8 @@ class _Run:
         ]
         if changed:
             raise ValueError(f"{path} belongs to a training with other settings: {'; '.join(changed)}")
+        if state["step"] > self.config.steps:
+            raise ValueError(f"{path} is further than steps={self.config.steps}")
         shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -229,11 +237,21 @@ class _Run:
         for parameter, saved in zip(self.parameters, state["parameters"]):
             parameter.data.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state.get("scaler", {}))
+        if self.scaler.is_enabled() and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
 
 
-MUST_STAY = ("batch_size", "num_frames", "ema_decay", "weighting", "caption_dropout", "seed")  # while a run goes on
+MUST_STAY = (  # while a run goes on
+    "batch_size",
+    "num_frames",
+    "weight_decay",
+    "betas",
+    "ema_decay",
+    "caption_dropout",
+    "weighting",
+    "seed",
+)
 
 
 def _known(saved: dict, config: TrainConfig) -> dict:

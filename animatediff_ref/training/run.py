@@ -12,7 +12,9 @@ import csv
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +85,7 @@ PRESETS: dict[str, dict[str, dict]] = {  # preset -> stage -> what differs from 
         "camera": {**SD15, "steps": 2_000, "rank": 64, "gradient_checkpointing": True, "caption_dropout": 0.0},
     },
 }  # fmt: skip
-FREE_TO_CHANGE = ("save_every", "device", "latents")  # while a run goes on
+FREE_TO_CHANGE = ("save_every", "device", "latents", "accumulation", "gradient_checkpointing")  # while a run goes on
 METRICS = ("step", "loss", "grad_norm", "learning_rate", "seconds", "clips_seen")
 
 
@@ -107,7 +109,7 @@ def read_config(stage: str, source: str | Path = "mini", settings: Mapping[str, 
 def weights_file(stage: str, config: RunConfig) -> Path:
     """The file of weights that a run leaves."""
     name = {"adapter": "domain_adapter", "motion": "motion_module", "camera": config.camera or "camera"}[stage]
-    return Path(config.out) / f"{name}.safetensors"
+    return _folder(config) / f"{name}.safetensors"
 
 
 def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
@@ -120,11 +122,13 @@ def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
         raise ValueError("a run needs clips, a folder of videos or a table, and out, a folder to write to")
     if stage == "camera" and not config.motion:
         raise ValueError("stage 3 needs motion: the motion module that the MotionLoRA is for")
-    pipe = _pipeline(stage, config)
-    entries, folder = list_clips(config.clips), Path(config.out)
+    entries, folder = list_clips(config.clips), _folder(config)
     with processes().main_process_first():
         _claim(folder, stage, config)
-        clips = _encoded(pipe, entries, stage, config)
+    pipe = _pipeline(stage, config)
+    clips = _encoded(pipe, entries, stage, config)
+    with processes().main_process_first():
+        _check_same_clips(folder / "clips.txt", clips.names)
     for part in (pipe.vae, pipe.text_encoder):
         part.cpu()  # their work is done
     with torch.random.fork_rng(devices=[]):  # fresh weights depend on the seed alone
@@ -133,6 +137,7 @@ def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
     yield from _logged(records, folder / "metrics.csv") if processes().is_main_process else records
     if processes().is_main_process:
         save()
+    processes().wait_for_everyone()
 
 
 def _read_toml(path: Path) -> dict:
@@ -152,25 +157,43 @@ def _typed(name: str, value: object) -> object:
         helps = f": is it {near[0]!r}?" if near else f" among {', '.join(types)}"
         raise ValueError(f"there is no setting {name!r}{helps}")
     wanted = type(getattr(RunConfig(), name))
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted is tuple and isinstance(value, (list, tuple)) and len(value) == 2:
-        return tuple(value)
-    if wanted is str and isinstance(value, Path):
-        return str(value)
-    if type(value) is not wanted:
-        raise ValueError(f"{name} is of type {wanted.__name__}, got {value!r}")
-    return value
+    try:
+        if isinstance(value, str) and wanted is not str:  # as words of a command line are
+            value = {"true": True, "false": False}[value.lower()] if wanted is bool else _number(value, wanted)
+        if wanted is tuple and len(value) == 2:
+            return tuple(map(float, value))
+        if wanted is float and type(value) is int:
+            return float(value)
+        if wanted is str and isinstance(value, Path):
+            return str(value)
+        if type(value) is wanted:
+            return value
+    except (ValueError, TypeError, KeyError):
+        pass
+    kind = {int: "a whole number", float: "a number", bool: "true or false", tuple: "two numbers", str: "text"}[wanted]
+    raise ValueError(f"{name} is {kind}, got {value!r}")
+
+
+def _number(text: str, wanted: type) -> object:
+    return text.strip("[]()").split(",") if wanted is tuple else wanted(text)
+
+
+def _folder(config: RunConfig) -> Path:
+    return Path(config.out).expanduser()
 
 
 def _claim(folder: Path, stage: str, config: RunConfig) -> None:
-    """Write ``run.json``, or check that the run that is there is this one."""
+    """Write ``run.json``; first check that the run that is there, if there is one, is this one."""
     file, told = folder / "run.json", {"stage": stage, **_plain(config)}
-    if not file.exists():
+    if file.exists():
+        _check_same_settings(file, told, config)
+    if processes().is_main_process:
         versions = {name: version(name) for name in ("animatediff-ref", "torch", "diffusers", "transformers", "peft")}
         with written_aside(file) as aside:
             aside.write_text(json.dumps({"config": told, "versions": versions}, indent=1) + "\n")
-        return
+
+
+def _check_same_settings(file: Path, told: dict, config: RunConfig) -> None:
     try:
         saved = _plain(RunConfig()) | json.loads(file.read_text())["config"]  # settings that are new have their default
     except (ValueError, KeyError, TypeError) as error:
@@ -179,7 +202,22 @@ def _claim(folder: Path, stage: str, config: RunConfig) -> None:
     changed = [name for name in told if name not in free and saved.get(name) != told[name]]
     if changed:
         shown = "; ".join(f"{name} was {saved.get(name)!r} and is now {told[name]!r}" for name in changed)
-        raise ValueError(f"{folder} holds a run with other settings: {shown}. Give those it has, or another out")
+        raise ValueError(f"{file.parent} holds a run with other settings: {shown}. Give those it has, or another out")
+
+
+def _check_same_clips(file: Path, names: Sequence[str]) -> None:
+    """Write which clips a run learns from; first check that they are those of the run that is there."""
+    before = file.read_text(encoding="utf-8").split("\n") if file.exists() else list(names)
+    if before != list(names):
+        new, gone = set(names) - set(before), set(before) - set(names)
+        some = ", ".join(sorted(new | gone)[:4])
+        raise ValueError(
+            f"{file.parent} holds a run on other clips: {len(new)} are new and {len(gone)} are gone ({some}). "
+            "Give the same clips, or another out"
+        )
+    if processes().is_main_process:
+        with written_aside(file) as aside:
+            aside.write_text("\n".join(names), encoding="utf-8")
 
 
 def _plain(config: RunConfig) -> dict:
@@ -199,11 +237,22 @@ def _pipeline(stage: str, config: RunConfig):
 
 
 def _encoded(pipe, entries: list, stage: str, config: RunConfig) -> LatentClips:
-    frames = config.num_frames if stage == "camera" else None  # the other stages draw their windows from whole clips
-    return encode_clips(
-        pipe, entries, stride=config.stride, num_frames=frames, size=config.size or None, fps=config.fps or None,
-        camera=config.camera if stage == "camera" else None, cache=config.latents or Path(config.out) / "latents",
-    )  # fmt: skip
+    """The clips, encoded once. Several processes encode a share each, and then all read what there is."""
+    options = {
+        "stride": config.stride,
+        "num_frames": config.num_frames if stage == "camera" else None,  # others draw their windows from whole clips
+        "at_least": 1 if stage == "adapter" else config.num_frames,
+        "size": config.size or None,
+        "fps": config.fps or None,
+        "camera": config.camera if stage == "camera" else None,
+        "cache": Path(config.latents).expanduser() if config.latents else _folder(config) / "latents",
+    }
+    together = processes()
+    if together.num_processes > 1:
+        with warnings.catch_warnings(action="ignore"), suppress(ValueError):  # all are met again below
+            encode_clips(pipe, entries[together.process_index :: together.num_processes], **options)
+        together.wait_for_everyone()
+    return encode_clips(pipe, entries, **options)
 
 
 def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
@@ -228,18 +277,18 @@ def _fresh(unet) -> MotionModule:
 
 def _logged(records: Iterable[StepRecord], file: Path) -> Iterator[StepRecord]:
     """Append a row for each record to a CSV; rows of steps that are done again are taken out first."""
-    rows = None
+    begun = False
     for record in records:
         times = {f"error_{i + 1}": error for i, error in enumerate(record.error_by_time)}
         row = {name: getattr(record, name) for name in METRICS} | times
-        if rows is None:
-            rows = [*_rows_before(record.step, file), row]
+        if not begun:
+            kept, begun = _rows_before(record.step, file), True
             with written_aside(file) as aside, open(aside, "w", newline="") as table:
-                csv.DictWriter(table, row).writeheader()
-                csv.DictWriter(table, row, extrasaction="ignore").writerows(rows)
-        else:
-            with open(file, "a", newline="") as table:
-                csv.DictWriter(table, row).writerow(row)
+                writer = csv.DictWriter(table, row, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
+        with open(file, "a", newline="") as table:
+            csv.DictWriter(table, row).writerow(row)
         yield record
 
 

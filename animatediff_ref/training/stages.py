@@ -147,7 +147,7 @@ def _optimised(
         t, noise = draw_noise(scheduler, latents.shape, generator)
         times, names = t / scheduler.config.num_train_timesteps, [clips.name(row) for row in rows]
         for i in range(config.accumulation):
-            own = range(config.batch_size)[i :: config.accumulation][share]
+            own = range(config.batch_size)[i :: config.accumulation][share]  # of equal length for all, by _check
             batch = (part[list(own)].to(device) for part in (latents, text, t, noise))
             last = i == config.accumulation - 1  # processes add up their gradients once a step
             with nullcontext() if last or together.num_processes == 1 else trainee.no_sync():
@@ -179,10 +179,12 @@ def recomputing(unet: UNet2DConditionModel, wanted: bool) -> Iterator[None]:
 
 def _check(unet: nn.Module, clips: LatentClips, config: TrainConfig, frames: int) -> None:
     """Refuse what could not be trained, before anything is changed."""
-    shortest = min(map(len, clips.latents), default=0)
-    if shortest < frames:
+    lengths = [len(clip) for clip in clips.latents]
+    if not lengths or min(lengths) < frames:
+        which = f", {clips.name(lengths.index(min(lengths)))}" if lengths else ""
         raise ValueError(
-            f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of {shortest}"
+            f"training needs clips of at least {frames} frames, got {len(clips)} clips, the shortest of "
+            f"{min(lengths, default=0)}{which}"
         )
     weight, together = next(unet.parameters()), processes()
     if (part := config.batch_size // config.accumulation) % together.num_processes:

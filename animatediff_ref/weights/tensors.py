@@ -179,9 +179,9 @@ def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
     pairs = sorted((key, value) for key, value in metadata.items() if key != "sha256")
     digest = hashlib.sha256(json.dumps(pairs).encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -32,6 +32,12 @@ def files() -> dict[str, Path]:
     }
 
 
+def minutes(card: dict) -> float:
+    """Of the training that a card tells of, and of the one that it went on from."""
+    before = card.get("continued_from")
+    return card["minutes"] + (minutes(before) if before else 0)
+
+
 def percent(row: dict) -> str:
     return f"{row['mean']:.0f} % ({row['low']:.0f} to {row['high']:.0f})"
 
@@ -75,7 +81,7 @@ def table() -> str:
         total = sum(counts.values()) if isinstance(counts, dict) else counts
         size = path.stat().st_size / 1e6
         lines.append(
-            f"| {name} | {total:,} | {size:.2f} | `{card['recipe'].removeprefix('data/recipes/')}` | {card['minutes']:.0f} | {card['device']} "
+            f"| {name} | {total:,} | {size:.2f} | `{card['recipe'].removeprefix('data/recipes/')}` | {minutes(card):.0f} | {card['device']} "
             f"| {quality(name, card, measured)} |"
         )
     return "\n".join(lines)
