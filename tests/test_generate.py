@@ -76,9 +76,10 @@ def test_a_zero_motion_module_gives_the_images_of_the_base(pipe):
         num_images_per_prompt=2,
         generator=torch.Generator().manual_seed(0),
         num_inference_steps=4,
+        guidance_scale=ar.default_guidance(pipe),
         output_type="np",
     ).images
-    assert np.array_equal(clip, (np.stack(images) * 255).round().astype(np.uint8))
+    assert off(clip, (np.stack(images) * 255).round()) <= 1
 
 
 def test_unknown_words_work_and_warn(pipe, motion):
@@ -351,10 +352,9 @@ def test_numbers_that_are_not_finite_are_no_black_clip(motion):
 @pytest.mark.parametrize("seed", [2**64 - 1, 10**30, -5, -(2**70)])
 def test_any_whole_number_is_a_seed_also_of_several_clips(pipe, motion, seed):
     ar.inject(pipe.unet, motion, num_frames=2)
-    both = quick(pipe, ["a penguin", "a penguin"], seed=seed, num_inference_steps=1)
-    assert not np.array_equal(*both)
-    second = quick(pipe, seed=seed + 1, num_inference_steps=1)
-    assert np.abs(both[1].astype(int) - second).max() <= 1
+    both = quick(pipe, ["a penguin", "a penguin"], seed=seed)
+    assert off(*both) > 20
+    assert off(both[1], quick(pipe, "a penguin", seed=seed + 1)) <= 1
 
 
 def test_weights_of_adapters_are_finite_numbers(pipe, motion, tmp_path):
