@@ -54,6 +54,8 @@ def theirs(task: str):
     from diffusers import AnimateDiffPipeline
     from oracle import diffusers_adapter
 
+    import animatediff_ref as ar
+
     pipe, motion = prepared()
     adapter = diffusers_adapter(pipe.unet, motion)
     made = AnimateDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, adapter, pipe.scheduler)
@@ -61,7 +63,8 @@ def theirs(task: str):
     x = noise().transpose(0, 1)[
         None
     ]  # that pipeline draws (1, 4, f, h, w), ours (f, 4, h, w): the same numbers for both
-    options = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": 7.5, "output_type": "np"}
+    guidance = ar.default_guidance(pipe)
+    options = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": guidance, "output_type": "np"}
     if task == "animate":
         return lambda: (made("a penguin, snow", latents=x, **options).frames[0] * 255).round().astype(np.uint8)
     x, text = x.repeat(2, 1, 1, 1, 1), _guided(pipe.encode_prompt("a penguin, snow", "cpu", FRAMES, True))

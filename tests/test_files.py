@@ -73,7 +73,8 @@ def test_exported_for_diffusers_it_gives_our_frames(tmp_path):
     theirs = AnimateDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, adapter, pipe.scheduler)
     theirs.set_progress_bar_config(disable=True)
     noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)).transpose(0, 1)[None]
-    options = {"num_frames": 8, "num_inference_steps": 4, "guidance_scale": 7.5, "output_type": "np"}
+    guidance = ar.default_guidance(pipe)
+    options = {"num_frames": 8, "num_inference_steps": 4, "guidance_scale": guidance, "output_type": "np"}
     frames = theirs("a penguin, snow", latents=noise, **options).frames[0]
     ar.inject(pipe.unet, motion, 8)
     clip = ar.animate(pipe, "a penguin, snow", num_inference_steps=4)
