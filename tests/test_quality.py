@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from animatediff_ref.mini.files import shipped_files
+from animatediff_ref.mini.files import STYLES, shipped_files
 from recipes.common.card import data_hash
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -55,12 +55,15 @@ def test_a_worse_value_would_be_noticed():
     assert not no_worse(float("nan"), beyond)
 
 
-def test_styles_are_recognised_more_often_than_in_the_bases_own_pictures():
-    """But for sepia, words for which were learnt by the base before its second part, and say nothing to the one that ships."""
-    table = json.loads((DATA / "measured.json").read_text())["personalised"]
-    for name in table.keys() - {"sepia"}:
-        row = table[name]
-        assert row["style recognised_percent"]["mean"] > row["the base's recognised as it_percent"]["mean"], name
+OLD_WORD = pytest.mark.xfail(
+    strict=True, reason="its word was learnt before the base's second part, which does not know it"
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(s, marks=OLD_WORD) if s == "sepia" else s for s in STYLES])
+def test_a_style_is_recognised_more_often_than_in_the_bases_own_pictures(name):
+    row = json.loads((DATA / "measured.json").read_text())["personalised"][name]
+    assert row["style recognised_percent"]["mean"] > row["the base's recognised as it_percent"]["mean"]
 
 
 def test_the_judge_knows_real_renderings_and_controls_are_in_order():

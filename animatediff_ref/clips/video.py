@@ -71,8 +71,8 @@ def read_clip(
     except NO_FILM as error:
         raise UnusableClip(f"{path} cannot be read as video: {error}") from error
     if len(frames) < (needed := num_frames or 1):
-        rate = f" and {fps:g} a second" if fps else ""
-        raise UnusableClip(f"{path} has {len(frames)} frames at stride {stride}{rate}, but {needed} are needed")
+        by_time = f" and {fps:g} a second" if fps else ""
+        raise UnusableClip(f"{path} has {len(frames)} frames at stride {stride}{by_time}, but {needed} are needed")
     height, width = frames[0].shape[:2]  # a stream may change its size on the way; players keep the window
     return np.stack([f if f.shape == frames[0].shape else cv2.resize(f, (width, height)) for f in frames])
 
@@ -235,9 +235,9 @@ def check_suffix(path: str | Path) -> Path:
 def write_clip(clip: np.ndarray, path: str | Path, fps: float = 8, crf: int = 20) -> None:
     """Write a clip, uint8 (f, h, w, 3), as .mp4 (H.264), .gif or .webp, by the suffix; whole or not at all.
 
-    GIF and WebP loop, and hold frames that are equal once, for a longer time; ``read_clip`` gives them back. An .mp4 loses the last row or column of an
-    odd number. ``fps`` is frames a second, at most 50 in a GIF; ``crf`` the quality of .mp4, from 0 (no loss) to 51
-    (worst). ``ValueError`` for what is not a clip, a suffix, a rate or a quality.
+    GIF and WebP loop, and hold frames that are equal once, for a longer time; ``read_clip`` gives them back. An .mp4 loses
+    the last row or column of an odd number. ``fps`` is frames a second, at most 50 in a GIF; ``crf`` the quality of .mp4,
+    from 0 (no loss) to 51 (worst). ``ValueError`` for what is not a clip, a suffix, a rate or a quality.
     """
     clip, path, fps = check_clip(clip), check_suffix(path), rate(fps)
     if not (hasattr(crf, "__index__") and 0 <= crf <= 51):
