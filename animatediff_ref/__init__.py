@@ -76,6 +76,8 @@ PUBLIC = {  # module -> its public names
     "notebook.run_size": ("run_size", "sized"),
     "notebook.show": ("filmstrip", "show", "show_grid", "xt_slice"),
     "notebook.gallery": ("show_gallery",),
+    "notebook.slider": ("show_slider",),
+    "notebook.plots": ("plot_style",),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
 _ROOMS = ("method", "mini", "weights", "generate", "clips", "training", "measure", "notebook", "cli")

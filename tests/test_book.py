@@ -23,7 +23,10 @@ FLAGS = [
 ]
 PAGES = (
     "welcome",
+    "start",
     "mini_world",
+    "03_domain_adapter",
+    "04_inflation",
     "05_temporal_transformer",
     "06_in_the_unet",
     "07_training",
@@ -105,7 +108,7 @@ def test_clips_move_and_are_described(visit, name):
     for i in range(clips.count()):
         clip = clips.nth(i)
         clip.scroll_into_view_if_needed()
-        assert len(clip.get_attribute("aria-label")) > 10
+        assert len(clip.locator("..").get_attribute("aria-label")) > 40
         assert clip.get_attribute("poster").startswith("data:image/webp")
     moved = clips.first.evaluate(
         """async (video) => {
@@ -129,6 +132,19 @@ def test_gallery_buttons_choose(visit):
     gallery.locator("fieldset").last.locator("label").nth(1).click()
     assert shown() == 1
     assert "ink" in gallery.locator("figure:visible img").get_attribute("alt")
+
+
+def test_a_clip_pauses_and_plays_by_mouse_and_keyboard(visit):
+    page = visit("welcome")
+    clip = page.locator("figure.clip video").first
+    paused = lambda: clip.evaluate("video => video.paused")  # noqa: E731
+    before = paused()
+    clip.click()
+    assert paused() != before
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(100)
+    assert paused() == before
+    assert clip.get_attribute("controls") is None
 
 
 def test_clips_wait_for_readers_who_ask_for_less_motion(visit):

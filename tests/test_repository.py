@@ -4,11 +4,13 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
 
 import animatediff_ref as ar
 from animatediff_ref.mini.cards import card_of, checked
@@ -171,6 +173,34 @@ def test_size_of_the_data():
 
 def test_the_table_of_models_is_in_step_with_the_cards():
     assert describe.table() in describe.README.read_text()
+
+
+COLAB = {  # what its image of January 2026 brings along, the oldest of that year; av and mediapy it does not have
+    "torch": "2.9.0",
+    "diffusers": "0.36.0",
+    "transformers": "4.57.6",
+    "peft": "0.18.1",
+    "accelerate": "1.12.0",
+    "numpy": "2.0.2",
+    "ipywidgets": "7.7.1",
+    "matplotlib": "3.10.0",
+    "opencv-python-headless": "4.12.0.88",
+}
+
+
+def test_the_pages_replace_nothing_that_colab_brings_along():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["pages"]]
+    held = [line for line in asked if line.name in COLAB]
+    assert len(held) == len(COLAB)
+    assert [str(line) for line in held if COLAB[line.name] not in line.specifier] == []
+    assert not {"jupyterlab", "jupyter-book", "notebook"} & {line.name for line in asked}
+    assert all('"/content/book[pages]"' in path.read_text().replace("\\", "") for path in NOTEBOOKS)
+
+
+def test_the_drawings_are_those_of_their_script():
+    done = subprocess.run([sys.executable, ROOT / "book/_ext/draw.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_run_sizes(monkeypatch):

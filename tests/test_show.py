@@ -10,7 +10,8 @@ import animatediff_ref as ar
 def shown(monkeypatch):
     """The markup of what was displayed last."""
     kept = []
-    monkeypatch.setattr("animatediff_ref.notebook.gallery.display_html", kept.append)
+    for module in ("gallery", "show", "slider"):
+        monkeypatch.setattr(f"animatediff_ref.notebook.{module}.display_html", kept.append)
     return lambda: kept[-1]
 
 
@@ -48,3 +49,47 @@ def test_a_gallery_says_what_is_wrong_with_a_key(shown):
         ar.show_gallery(pictures(("ink",)), by=("style", "prompt"))
     with pytest.raises(ValueError, match="uint8"):
         ar.show_gallery({("ink",): np.zeros((8, 8, 3))}, by=("style",))
+
+
+def clip(grey=40):
+    return np.full((4, 16, 16, 3), grey, np.uint8)
+
+
+def test_a_clip_is_a_button_with_words_and_no_bar(shown):
+    ar.show(clip(), "A <cat>", alt='a "cat" walks', width=32)
+    assert 'aria-label="a &quot;cat&quot; walks. Press to pause or play."' in shown()
+    assert "<figcaption>A &lt;cat&gt;</figcaption>" in shown()
+    assert "controls" not in shown() and 'width="32"' in shown()
+
+
+def test_a_slider_shows_one_step_and_names_all(shown):
+    ar.show_slider({0.0: clip(), 0.5: clip(), 1.0: clip()}, "alpha", start=0.5, alt="a cat at", width=32)
+    assert shown().count('class="step" hidden') == 2 and shown().count("<video") == 3
+    assert 'max="2" step="1" value="1" aria-valuetext="0.5"' in shown() and "<output>0.5</output>" in shown()
+    assert 'data-names="[&quot;0&quot;, &quot;0.5&quot;, &quot;1&quot;]"' in shown()
+    assert 'aria-label="a cat at alpha 0.5. Press' in shown()
+
+
+def test_a_slider_moves_whole_grids(shown):
+    ar.show_slider({"off": {"cat": clip(), "dog": clip()}, "on": {"cat": clip(), "dog": clip()}}, "adapter", width=32)
+    assert shown().count("clip-grid") == 2 and shown().count("<figcaption>dog</figcaption>") == 2
+    assert shown().count('class="step" hidden') == 1
+
+
+def test_a_slider_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"got start=None, steps \[\]"):
+        ar.show_slider({}, "alpha")
+    with pytest.raises(ValueError, match=r"start=2, steps \[0.0\]"):
+        ar.show_slider({0.0: clip()}, "alpha", start=2)
+
+
+def test_plots_have_no_ground_and_readable_ink():
+    import matplotlib
+
+    with matplotlib.rc_context():
+        ar.plot_style()
+        assert matplotlib.rcParams["figure.facecolor"] == matplotlib.rcParams["axes.facecolor"] == "none"
+        ink = np.array(matplotlib.colors.to_rgb(matplotlib.rcParams["text.color"]))
+    light = np.where(ink <= 0.04045, ink / 12.92, ((ink + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    dark = 0.0091  # of the theme's dark ground, #14181e
+    assert 1.05 / (light + 0.05) > 4 and (light + 0.05) / (dark + 0.05) > 4

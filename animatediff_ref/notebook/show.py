@@ -12,20 +12,23 @@ from PIL import Image
 from animatediff_ref.clips.video import check_clip, write_clip
 
 STYLE = "margin:0;max-width:100%;display:inline-block;vertical-align:top"
+BUTTON = "display:block;width:100%;padding:0;border:0;background:none;cursor:pointer"
+TOGGLE = "const v = this.querySelector('video'); v.paused ? v.play() : v.pause()"
 
 
 def show(clip: np.ndarray, caption: str = "", *, alt: str = "", width: int = 256, fps: int = 8) -> None:
-    """Play a clip in a notebook or page: looping, muted, with controls, a caption and a text for screen readers."""
-    display_html(_figure(clip, caption, alt or caption, width, fps))
+    """Play a clip in a notebook or page: looping, muted, with a caption and a text for screen readers.
+
+    The clip is a button that pauses and plays: by mouse, touch, or Enter and Space.
+    """
+    display_html(figure(clip, caption, alt or caption, width, fps))
 
 
 def show_grid(
     clips: Mapping[str, np.ndarray], *, columns: int = 4, width: int = 160, alt: str = "", fps: int = 8
 ) -> None:
-    """Play several clips side by side, each under its name; they wrap on a narrow screen."""
-    cells = "".join(_figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
-    style = f"display:flex;flex-wrap:wrap;gap:12px;max-width:{columns * (width + 28)}px"
-    display_html(f'<div class="clip-grid" style="{style}">{cells}</div>')
+    """Play several clips side by side, each above its name; they wrap on a narrow screen."""
+    display_html(grid(clips, columns, width, alt, fps))
 
 
 def filmstrip(clip: np.ndarray, frames: int = 8, width: int = 96) -> Image.Image:
@@ -57,7 +60,16 @@ def xt_slice(clip: np.ndarray, row: int | None = None, scale: int = 4) -> Image.
     return lines.resize((lines.width * scale, lines.height * scale), Image.NEAREST)
 
 
-def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> str:
+def grid(clips: Mapping[str, np.ndarray], columns: int, width: int, alt: str, fps: int) -> str:
+    """The markup of ``show_grid``."""
+    cells = "".join(figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
+    tracks = f"repeat(auto-fill,minmax(min({width}px,calc(50% - 6px)),1fr))"  # two in a row fit on any phone
+    style = f"display:grid;grid-template-columns:{tracks};gap:12px;max-width:{columns * (width + 12)}px"
+    return f'<div class="clip-grid" style="{style}">{cells}</div>'
+
+
+def figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> str:
+    """The markup of ``show``: everything is in it, nothing is fetched."""
     clip = check_clip(clip)
     size = (width, width * clip.shape[1] // clip.shape[2])
     enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.LANCZOS)) for frame in clip])
@@ -69,9 +81,11 @@ def _figure(clip: np.ndarray, caption: str, alt: str, width: int, fps: int) -> s
     label = html.escape(alt or f"a clip of {len(clip)} frames", quote=True)
     words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure class="clip" style="{STYLE}"><video playsinline controls loop muted autoplay width="{width}" '
-        f'style="max-width:100%;height:auto" aria-label="{label}" poster="data:image/webp;base64,{still}" '
-        f'src="data:video/mp4;base64,{video}"></video>{words}</figure>'
+        f'<figure class="clip" style="{STYLE};width:{width}px">'
+        f'<button type="button" style="{BUTTON}" aria-label="{label}. Press to pause or play." onclick="{TOGGLE}">'
+        f'<video playsinline loop muted autoplay width="{width}" style="display:block;width:100%;height:auto" '
+        f"onplay=\"this.parentNode.dataset.state='playing'\" onpause=\"this.parentNode.dataset.state='paused'\" "
+        f'poster="data:image/webp;base64,{still}" src="data:video/mp4;base64,{video}"></video></button>{words}</figure>'
     )
 
 

@@ -3,7 +3,8 @@
     python book/_ext/make_notebooks.py            # write those that changed
     python book/_ext/make_notebooks.py --check    # list those that are out of step; exit code 1 if any
 
-The first code cell of a page installs the package where it runs in Colab; its address is that of ``_config.yml``.
+The first code cell of a page installs the package where it runs in Colab: from the repository and branch that
+``_config.yml`` names, which is also where the page's launch button finds the page itself.
 """
 
 import hashlib
@@ -18,15 +19,16 @@ import yaml
 BOOK = Path(__file__).resolve().parents[1]
 COLAB = """import sys
 
-if "google.colab" in sys.modules:  # there, fetch the package and the mini world
-    !git clone -q --depth 1 {url} /content/book
-    %pip install -q -e "/content/book[book]"
+if "google.colab" in sys.modules:  # fetch package and mini world
+    REPOSITORY = "{url}"
+    !git clone -q --depth 1 --branch {branch} {{REPOSITORY}} /content/book
+    %pip install -q -e "/content/book[pages]"
     sys.path.insert(0, "/content/book")"""
 
 
 def colab_cell() -> nbformat.NotebookNode:
     config = yaml.safe_load((BOOK.parent / "_config.yml").read_text())
-    source = COLAB.format(url=config["repository"]["url"])
+    source = COLAB.format(**{key: config["repository"][key] for key in ("url", "branch")})
     return nbformat.v4.new_code_cell(source, metadata={"tags": ["remove-cell"]})
 
 
