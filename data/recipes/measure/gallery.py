@@ -2,7 +2,7 @@
 
     python -m recipes.measure.gallery [--device cuda]
 
-The prompts of a sheet are drawn at random (measure/world.py), not picked: ``data/contact/NAME.webp``, ten in a row.
+The prompts of a sheet are drawn at random (measure/stills.py), not picked: ``data/contact/NAME.webp``, ten in a row.
 Those of the moving picture are picked: an octopus, a bat and a ghost came out badly and made room.
 """
 
@@ -15,7 +15,7 @@ import animatediff_ref as ar
 from animatediff_ref.mini.files import STYLES
 from animatediff_ref.weights.tensors import written_aside
 from recipes.common.paths import DATA, arguments
-from recipes.measure.world import STEPS, asks, draw, quiet, sample
+from recipes.measure.stills import STEPS, asks, draw, quiet, sample
 
 PROMPTS = [
     "a penguin, snow",

@@ -36,7 +36,7 @@ from recipes.common.run import fit
 DROP = 0.1  # share of captions replaced by the empty one
 WORDING = (0.45, 0.40, 0.10, 0.05)  # shares of captions that name: the place, place and style, neither, the style
 TRIGGERS = ("blob", "emojione", "flat", "ink", "openmoji", "pixel", "pip")  # what personalised models give a meaning
-GUIDANCE = 3.0  # that it looks best with, chosen by measure/world.py; kept in the tokenizer's configuration
+GUIDANCE = 3.0  # that it looks best with, chosen by measure/stills.py; kept in the tokenizer's configuration
 CONTEXT = 16  # tokens in a caption, start and end included
 
 
