@@ -1,6 +1,6 @@
 """Stages 1 and 2 of the paper on the mini world: a domain adapter on single frames, then the motion module over it.
 
-    python -m recipes.train.motion [--device cuda] [--adapter-steps 300] [--steps 3000]
+    python -m recipes.train.motion [--device cuda] [--adapter-steps 300] [--steps 2300]
 
 Needs the base and the clips. One clip in twelve is held out. Everything here is the package's own training, as a
 reader calls it. The error on held-out clips is measured after each stage, and again with their frames in random
@@ -80,7 +80,7 @@ def save_card(name: str, made: dict, device: str, found: dict[str, tuple[float, 
 
 
 def main() -> None:
-    defaults = {"adapter_steps": sized(300, toy=2), "steps": sized(3000, toy=2)}
+    defaults = {"adapter_steps": sized(300, toy=2), "steps": sized(2300, toy=2)}
     args = arguments(**defaults, frames=sized(48, toy=4), batch=sized(3, toy=1)).parse_args()
     torch.manual_seed(0)
     pipe, taught, held_out = build(args.device)
