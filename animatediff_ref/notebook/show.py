@@ -63,7 +63,9 @@ def xt_slice(clip: np.ndarray, row: int | None = None, scale: int = 4) -> Image.
 def grid(clips: Mapping[str, np.ndarray], columns: int, width: int, alt: str, fps: int) -> str:
     """The markup of ``show_grid``."""
     cells = "".join(figure(clip, name, f"{alt} {name}".strip(), width, fps) for name, clip in clips.items())
-    tracks = f"repeat(auto-fill,minmax(min({width}px,calc(50% - 6px)),1fr))"  # two in a row fit on any phone
+    share = f"calc((100% - {12 * (columns - 1)}px)/{columns})"
+    least = f"max({share},min(140px,calc(50% - 6px)))"  # on a phone two in a row
+    tracks = f"repeat(auto-fill,minmax(min({width}px,{least}),1fr))"
     style = f"display:grid;grid-template-columns:{tracks};gap:12px;max-width:{columns * (width + 12)}px"
     return f'<div class="clip-grid" style="{style}">{cells}</div>'
 
