@@ -64,7 +64,7 @@ def test_notebooks_hold_no_outputs_and_cells_are_small(path):
     cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
     lengths = sorted(len(cell.source.splitlines()) for cell in cells)
-    assert lengths[len(lengths) // 2] <= 12 or len(cells) < 5  # lines of 76 characters
+    assert lengths[len(lengths) // 2] <= 8 or len(cells) < 5
 
 
 def imported(path: Path) -> set[str]:

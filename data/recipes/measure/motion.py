@@ -14,7 +14,7 @@ from recipes.common.paths import DATA, sized
 from recipes.measure.stills import STEPS, Ask, asks, base_rows, quiet, sample
 from recipes.train.vae import through
 
-CLIPS = sized(10, toy=2)  # prompts for each style
+CLIPS = sized(20, toy=2)  # prompts for each style
 FRAMES = 16
 SEED = 0
 
@@ -39,6 +39,7 @@ MEASURES = {
     "flicker": lambda clip, place: ar.flicker(clip),
     "watermark": lambda clip, place: ar.watermark_score(clip),
 }
+AMOUNTS = ("change of pixels", "flow", "flicker")  # of which a ratio says something; the other is about zero
 
 
 def clips_of(ask: Ask, prompt: str, pipe, module: ar.MotionModule) -> dict[str, np.ndarray]:
@@ -58,7 +59,7 @@ def clips_of(ask: Ask, prompt: str, pipe, module: ar.MotionModule) -> dict[str, 
 
 
 def motion(device: str, name: str) -> dict:
-    """Every measure of a style's clips: a row for each prompt, their means, and generated over real."""
+    """Every measure of a style's clips: a row for each prompt, their means, and of amounts generated over real."""
     pipe = quiet(ar.load_base("mini", style=None if name == "base" else name).to(device))
     module, trigger = ar.load_motion_module("mini"), "noto style" if name == "base" else STYLES[name].trigger
     rows = {what: [] for what in MEASURES}
@@ -68,15 +69,12 @@ def motion(device: str, name: str) -> dict:
         for what, measure in MEASURES.items():
             found = {kind: measure(clip, ask.place) for kind, clip in clips.items()}
             rows[what].append({"prompt": prompt, "seed": SEED} | found)
-    return {what: summary(table) for what, table in rows.items()}
+    return {what: summary(table, what in AMOUNTS) for what, table in rows.items()}
 
 
-def summary(table: list[dict]) -> dict:
-    """Rows of one measure, a prompt each, with their means, and how generated clips stand to real ones."""
+def summary(table: list[dict], compared: bool) -> dict:
+    """Rows of one measure, a prompt each, with their means, and if ``compared`` how generated clips stand to real ones."""
     kinds = [kind for kind in table[0] if kind not in ("prompt", "seed")]
     values = {kind: np.array([row[kind] for row in table]) for kind in kinds}
-    return {
-        "prompts": table,
-        "mean": {kind: interval(found) for kind, found in values.items()},
-        "ratio to real": ratio(values["generated"], values["real"]),
-    }
+    found = {"prompts": table, "mean": {kind: interval(of) for kind, of in values.items()}}
+    return found | ({"ratio to real": ratio(values["generated"], values["real"])} if compared else {})
