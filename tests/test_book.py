@@ -7,7 +7,10 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import animatediff_ref as ar
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 CHROMIUM = os.environ.get("CHROME") or next(
@@ -145,6 +148,23 @@ def test_a_clip_pauses_and_plays_by_mouse_and_keyboard(visit):
     page.wait_for_timeout(100)
     assert paused() == before
     assert clip.get_attribute("controls") is None
+
+
+def test_a_slider_answers_to_keys(browser, monkeypatch):
+    """Of clips made here: no page has one yet."""
+    shown = []
+    monkeypatch.setattr("animatediff_ref.notebook.slider.display_html", shown.append)
+    clip = np.full((4, 16, 16, 3), 40, np.uint8)
+    ar.show_slider({0.0: clip, 0.5: clip, 1.0: clip}, "alpha", start=0.5)
+    page = browser.new_page()
+    page.set_content(shown[0])
+    for key, value, said in (("ArrowRight", 2, "1"), ("ArrowLeft", 1, "0.5"), ("Home", 0, "0")):
+        page.locator("input[type=range]").press(key)
+        assert page.evaluate("[...document.querySelectorAll('.step')].map((s) => s.offsetParent !== null)") == [
+            i == value for i in range(3)
+        ]
+        assert page.locator("output").inner_text() == said
+    page.close()
 
 
 def test_clips_wait_for_readers_who_ask_for_less_motion(visit):
