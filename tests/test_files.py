@@ -8,11 +8,14 @@ import pytest
 import torch
 from conftest import lora_for, motion_for, run, tiny_unet
 from diffusers import AnimateDiffPipeline, MotionAdapter
+from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import animatediff_ref as ar
+from animatediff_ref.method.adapters import DOMAIN, add_domain_adapter, pairs_on
+from animatediff_ref.weights.lora_file import save_pairs
 from animatediff_ref.weights.names import diffusers_name, lora_part, published_name
 from animatediff_ref.weights.tensors import save_tensors
 
@@ -227,6 +230,27 @@ def test_domain_adapter_formats(tmp_path, format):
     assert torch.allclose(run(other), plain, atol=1e-6)
     assert min((half - whole).abs().max(), (half - plain).abs().max()) > 1e-3
     assert ar.inspect_file(tmp_path / "a.safetensors").title == "domain adapter of rank 2"
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_a_domain_adapter_of_convolutions_too(tmp_path, format):
+    unet, plain = tiny_unet(), run(tiny_unet())
+    torch.manual_seed(0)
+    for parameter in add_domain_adapter(unet, rank=2, convolutions=True):
+        torch.nn.init.normal_(parameter, std=0.2)
+    pairs, other, file = pairs_on(unet, "domain_adapter"), tiny_unet(), tmp_path / "a.safetensors"
+    convolutions = [layer for layer in pairs if ".resnets." in layer]
+    assert len(convolutions) == sum(isinstance(layer, ResnetBlock2D) for layer in other.modules()) * 2
+    with pytest.raises(ValueError, match=r"only has names for attention projections.*'diffusers'"):
+        ar.save_domain_adapter(unet, file)
+    ar.save_domain_adapter(unet, file, format=format)
+    ar.load_domain_adapter(other, file)
+    assert torch.allclose(run(other), run(unet), atol=1e-6) and not torch.allclose(run(other), plain, atol=1e-2)
+    if format == "diffusers":
+        assert ar.inspect_file(file).title == "domain adapter of rank 2"
+    save_pairs({layer: pair for layer, pair in pairs.items() if layer != convolutions[0]}, file, "diffusers", DOMAIN)
+    with pytest.raises(ValueError, match=f"has all convolutions, it lacks {convolutions[0]}"):
+        ar.load_domain_adapter(tiny_unet(), file)
 
 
 def test_a_domain_adapter_leaves_a_style_as_it_is(tmp_path):

@@ -22,7 +22,7 @@ from animatediff_ref.method.motion_module import MotionModule
 
 DOMAIN = "domain_adapter"  # the domain adapter's name in peft
 SPATIAL = r".*\.attn[12]\.to_(q|k|v|out\.0)"  # the layers a domain adapter changes: all self- and cross-attentions
-
+CONVOLUTIONS = r".*\.resnets\.\d+\.conv[12]"  # and, if asked for, the convolutions of all residual blocks
 TEMPORAL = r".*\.attention_blocks\.\d+\.to_(q|k|v|out\.0)"  # the layers a MotionLoRA changes
 
 
@@ -33,8 +33,8 @@ class LowRank:
     Files may scale it by ``alpha / rank``. That alpha is the file's, not the alpha of Eq. 4.
     """
 
-    down: torch.Tensor  # (rank, in)
-    up: torch.Tensor  # (out, rank)
+    down: torch.Tensor  # (rank, in), of a convolution (rank, in, height, width)
+    up: torch.Tensor  # (out, rank), of a convolution (out, rank, 1, 1)
     alpha: float
 
     @property
@@ -47,10 +47,15 @@ class LowRank:
         return LowRank(self.down, self.up if factor == 1 else self.up * factor, self.rank)
 
 
-def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Parameter]:
+def adapted_layers(convolutions: bool) -> str:
+    """A pattern of the names of all layers that a domain adapter changes."""
+    return f"{SPATIAL}|{CONVOLUTIONS}" if convolutions else SPATIAL
+
+
+def add_domain_adapter(unet: UNet2DConditionModel, rank: int, convolutions: bool = False) -> list[nn.Parameter]:
     """Put a fresh domain adapter on all attentions of ``unet``, and return its parameters for training.
 
-    Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a
+    ``convolutions`` puts it on those of the residual blocks, too: ``train_domain_adapter`` says what for. Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a
     domain adapter already there; other adapters, such as a style, stay as active as they were.
     """
     unet = uncompiled(unet)
@@ -60,7 +65,8 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int) -> list[nn.Paramet
         unet.delete_adapters(DOMAIN)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a style beside it is what we want
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=SPATIAL), adapter_name=DOMAIN)
+        layers = adapted_layers(convolutions)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=DOMAIN)
     unet.set_adapter([*active, DOMAIN])  # peft's layers then compute W z + scale * up(down(z)), Eq. 4
     unet.requires_grad_(False)
     parameters = [factor for pair in pairs_on(unet, DOMAIN).values() for factor in (pair.down, pair.up)]
@@ -166,13 +172,13 @@ def lora_layers(model: nn.Module) -> list[LoraLayer]:
     return [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
 
 
-def linear_shapes(model: nn.Module, pattern: str = ".*") -> dict[str, tuple[int, int]]:
-    """Names of linear layers, under adapters or not, and the shapes (out, in) of their weights."""
+def layer_shapes(model: nn.Module, pattern: str = ".*") -> dict[str, tuple[int, ...]]:
+    """Names of linear layers and convolutions, under adapters or not, and the shapes (out, in, ...) of their weights."""
     plain = {name.removesuffix(".base_layer"): layer for name, layer in model.named_modules() if ".lora_" not in name}
     return {
         name: tuple(layer.weight.shape)
         for name, layer in plain.items()
-        if isinstance(layer, nn.Linear) and re.fullmatch(pattern, name)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and re.fullmatch(pattern, name)
     }
 
 
@@ -210,7 +216,7 @@ def fill_adapter(model: nn.Module, name: str, pairs: Mapping[str, LowRank]) -> N
 def pairs_on(model: nn.Module, name: str) -> dict[str, LowRank]:
     """The low-rank changes of an adapter on a model, by layer; empty if there is none of that name."""
     return {
-        path: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.lora_alpha[name])
+        path: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.lora_alpha[name]))
         for path, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and name in layer.scaling
     }

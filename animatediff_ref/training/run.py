@@ -48,6 +48,7 @@ class RunConfig(TrainConfig):
     adapter: str = ""  # stages 2 and 3: a domain adapter that stays in the base, at scale 1
     camera: str = ""  # stage 3: a move made by cropping, as camera_path names it; "": the clips have their own
     rank: int = 16  # of the domain adapter or MotionLoRA
+    convolutions: bool = False  # stage 1: adapt those of the residual blocks, too
     size: int = 0  # pixels; 0: the base's own
     fps: float = 0.0  # take frames of every video at this rate, by time; 0: as they come
     stride: int = 1  # then every so many frames
@@ -72,7 +73,10 @@ SMOKE = {"steps": 4, "batch_size": 2, "num_frames": 4, "save_every": 2, "learnin
 PRESETS: dict[str, dict[str, dict]] = {  # preset -> stage -> what differs from RunConfig's defaults
     "smoke": {"adapter": SMOKE, "motion": SMOKE, "camera": {**SMOKE, "motion": "mini"}},
     "mini": {
-        "adapter": {**MINI, "steps": 300, "batch_size": 48, "learning_rate": 1e-3, "warmup": 20, "ema_decay": 0.98},
+        "adapter": {
+            **MINI, "steps": 600, "batch_size": 48, "learning_rate": 1e-3, "warmup": 20, "ema_decay": 0.98,
+            "convolutions": True,
+        },
         "motion": {
             **MINI, "steps": 2300, "batch_size": 3, "learning_rate": 1e-3, "warmup": 50, "ema_decay": 0.998,
             "weighting": "debiased", "adapter": "mini",
@@ -259,8 +263,9 @@ def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
     """The records of a stage, and how to write what it has learnt."""
     unet, file, checkpoints = pipe.unet, weights_file(stage, config), Path(config.out) / "checkpoints"
     if stage == "adapter":
-        records = train_domain_adapter(unet, clips, config, rank=config.rank, checkpoints=checkpoints)
-        return records, lambda: save_domain_adapter(unet, file)
+        options = {"rank": config.rank, "convolutions": config.convolutions, "checkpoints": checkpoints}
+        records = train_domain_adapter(unet, clips, config, **options)
+        return records, lambda: save_domain_adapter(unet, file, "diffusers" if config.convolutions else "official")
     motion = load_motion_module(config.motion) if config.motion else _fresh(unet)
     if stage == "motion":
         records = train_motion_module(unet, motion, clips, config, checkpoints=checkpoints)

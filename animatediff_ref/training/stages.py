@@ -19,17 +19,20 @@ from animatediff_ref.training.loop import Loss, StepRecord, TrainConfig, fast_bf
 
 def train_domain_adapter(
     unet: UNet2DConditionModel, clips: LatentClips, config: TrainConfig = TrainConfig(), *, rank: int = 16,
-    scheduler: DDIMScheduler | None = None, checkpoints: str | Path | None = None,
+    convolutions: bool = False, scheduler: DDIMScheduler | None = None, checkpoints: str | Path | None = None,
 ) -> Iterator[StepRecord]:  # fmt: skip
     """Stage 1 (section 4.1, Eq. 2): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
 
     Leaves the adapter in ``unet`` at scale 1; ``set_domain_adapter(unet, 0.0)`` drops it, as at inference.
+    ``convolutions=True`` also adapts those of the residual blocks. The paper does without: Stable Diffusion has
+    attentions at every resolution of its UNet but the lowest. A UNet without any at its highest, such as the mini
+    world's, cannot learn fine faults by its attentions alone, such as the letters of a watermark.
     The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
     """
     if injected(unet):
         raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
     _check(unet, clips, config, frames=1)
-    return _optimised(add_domain_adapter(unet, rank), unet, clips, config, scheduler, 1, checkpoints)
+    return _optimised(add_domain_adapter(unet, rank, convolutions), unet, clips, config, scheduler, 1, checkpoints)
 
 
 def train_motion_module(

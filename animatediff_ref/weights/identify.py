@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from animatediff_ref.method.adapters import LowRank
+from animatediff_ref.method.adapters import CONVOLUTIONS, LowRank
 from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.weights.lora_file import pairs_of
 from animatediff_ref.weights.names import lora_part, place_of, published_name
@@ -198,7 +198,8 @@ def widths_of(motion: dict[str, torch.Tensor]) -> dict[str, int]:
 def _lora_info(info: FileInfo, weights: Weights, pairs: dict[str, LowRank]) -> FileInfo:
     temporal = [layer for layer in pairs if ".motion_modules." in layer]
     spatial = [layer for layer in pairs if ".attn1." in layer or ".attn2." in layer]
-    only_spatial = len(spatial) == len(pairs) > 0 and all(map(lora_part, weights.tensors))
+    convolutions = [layer for layer in pairs if re.fullmatch(CONVOLUTIONS, layer)]
+    like_adapter = len(spatial + convolutions) == len(pairs) and spatial and all(map(lora_part, weights.tensors))
     info = replace(
         info,
         kind="style LoRA",
@@ -208,10 +209,11 @@ def _lora_info(info: FileInfo, weights: Weights, pairs: dict[str, LowRank]) -> F
     )
     if len(temporal) == len(pairs) > 0:
         return replace(info, kind="MotionLoRA")
-    if only_spatial:
-        note = "a domain adapter and a style LoRA of all attentions look alike; either loader takes this one"
+    if like_adapter:
+        note = "a domain adapter and a style LoRA of the same layers look alike; either loader takes this one"
         written_as = weights.metadata.get("kind")
-        is_adapter = written_as == "domain_adapter" or (not written_as and info.format != "diffusers")
+        by_format = not written_as and info.format != "diffusers" and not convolutions
+        is_adapter = written_as == "domain_adapter" or by_format
         return replace(info, kind="domain adapter" if is_adapter else "style LoRA", notes=(note,))
     return info
 

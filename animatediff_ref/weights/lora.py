@@ -9,13 +9,14 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from animatediff_ref.method.adapters import (
+    CONVOLUTIONS,
     DOMAIN,
-    SPATIAL,
     LowRank,
+    adapted_layers,
     add_domain_adapter,
     check_weight,
     fill_adapter,
-    linear_shapes,
+    layer_shapes,
     motion_loras,
     pairs_on,
     put_adapter,
@@ -54,7 +55,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     pairs = read_lora(path, "MotionLoRA")
     middle = [layer for layer in pairs if layer.startswith("mid_block.") and not motion.config.mid_block]
     fitting = {layer: pair for layer, pair in pairs.items() if layer not in middle}
-    _check_fit(path, fitting, linear_shapes(motion))
+    _check_fit(path, fitting, layer_shapes(motion))
     _check_places(path, fitting, [place for place in motion.places if not place.startswith("mid_block")])
     if middle:
         skipped = f"skipped {len(middle)} layers of the middle block, which this motion module does not have"
@@ -103,9 +104,10 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
     check_weight(scale, "domain adapter")
     path = resolve("domain adapter", path)
     pairs = read_lora(path, "domain adapter", "style LoRA")
-    rank = _checked_rank(path, pairs, unet)
+    convolutions = any(re.fullmatch(CONVOLUTIONS, layer) for layer in pairs)
+    rank = _checked_rank(path, pairs, unet, adapted_layers(convolutions))
     trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    add_domain_adapter(unet, rank)  # freezes everything
+    add_domain_adapter(unet, rank, convolutions)  # freezes everything
     fill_adapter(unet, DOMAIN, pairs)
     for parameter in trainable:
         parameter.requires_grad_(True)
@@ -113,7 +115,11 @@ def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: flo
 
 
 def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: str = "official") -> None:
-    """Write the domain adapter of ``unet`` in one of the formats of ``save_motion_lora``."""
+    """Write the domain adapter of ``unet`` in one of the formats of ``save_motion_lora``.
+
+    ``ValueError`` if ``unet`` has none, or if it changes convolutions and the format is ``"official"``, which has no
+    names for them: take ``"diffusers"``.
+    """
     pairs = pairs_on(uncompiled(unet), DOMAIN)
     if not pairs:
         raise ValueError("this UNet has no domain adapter to save")
@@ -135,25 +141,27 @@ def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
     return pairs
 
 
-def _checked_rank(path: Path, pairs: Mapping[str, LowRank], unet: UNet2DConditionModel) -> int:
-    """The rank of a domain adapter, which must change every attention projection of ``unet`` and nothing else."""
-    other = [layer for layer in pairs if not re.fullmatch(SPATIAL, layer)]
+def _checked_rank(path: Path, pairs: Mapping[str, LowRank], unet: UNet2DConditionModel, layers: str) -> int:
+    """The rank of a domain adapter, which must change every one of the ``layers`` of ``unet`` and nothing else."""
+    other = [layer for layer in pairs if not re.fullmatch(layers, layer)]
     if other:
         raise ValueError(
-            f"{path} is not a domain adapter, which only changes attention projections: it changes {other[0]}"
+            f"{path} is not a domain adapter, which only changes attention projections, and perhaps the convolutions "
+            f"of residual blocks: it changes {other[0]}"
         )
-    needed = linear_shapes(unet, SPATIAL)
+    needed = layer_shapes(unet, layers)
     _check_fit(path, pairs, needed)
     missing = sorted(needed.keys() - pairs.keys())
     if missing:
-        raise ValueError(f"{path} does not fit this UNet: a domain adapter has all attentions, it lacks {missing[0]}")
+        kind = "convolutions" if re.fullmatch(CONVOLUTIONS, missing[0]) else "attentions"
+        raise ValueError(f"{path} does not fit this UNet: a domain adapter has all {kind}, it lacks {missing[0]}")
     ranks = {pair.rank for pair in pairs.values()}
     if len(ranks) != 1:
         raise ValueError(f"{path}: a domain adapter has one rank, got {', '.join(map(str, sorted(ranks)))}")
     return ranks.pop()
 
 
-def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tuple[int, int]]) -> None:
+def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tuple[int, ...]]) -> None:
     """Each change must have the shape (out, in) of its layer in the model."""
     for layer, pair in pairs.items():
         shape = (pair.up.shape[0], *pair.down.shape[1:])

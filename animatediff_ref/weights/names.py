@@ -101,5 +101,8 @@ def lora_name(layer: str, part: str, format: str) -> str:
         return f"unet.{diffusers_name(layer + '.')}lora_{'A' if part == 'down' else 'B'}.weight"
     attention, _, projection = layer.removesuffix(".0").rpartition(".")
     if not projection.startswith("to_"):
-        raise ValueError(f"the official format only has names for attention projections, and this LoRA changes {layer}")
+        raise ValueError(
+            "the official format only has names for attention projections, and this LoRA changes "
+            f"{layer}: write it in the format 'diffusers'"
+        )
     return f"{attention}.processor.{projection}_lora.{part}.weight"
