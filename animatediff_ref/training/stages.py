@@ -24,9 +24,9 @@ def train_domain_adapter(
     """Stage 1 (section 4.1, Eq. 2): a LoRA on the frozen UNet's attentions learns the look of single frames of the clips.
 
     Leaves the adapter in ``unet`` at scale 1; ``set_domain_adapter(unet, 0.0)`` drops it, as at inference.
-    ``convolutions=True`` also adapts those of the residual blocks. The paper does without: Stable Diffusion has
-    attentions at every resolution of its UNet but the lowest. A UNet without any at its highest, such as the mini
-    world's, cannot learn fine faults by its attentions alone, such as the letters of a watermark.
+    ``convolutions=True`` also adapts those of the residual blocks. The paper does without, and Stable Diffusion has
+    attentions at every resolution of its UNet. A UNet without any at its highest, such as the mini world's, learns
+    little of fine faults by its attentions alone, such as the letters of a watermark.
     The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
     """
     if injected(unet):
