@@ -137,6 +137,7 @@ def test_inspect_and_convert(tmp_path):
     target = tmp_path / "a.safetensors"
     done = invoke("convert", mini / "domain_adapter.safetensors", target, "--to", "kohya", "--dtype", "float16")
     assert "float16; kohya names" in done.output
+    ar.load_domain_adapter(ar.load_base("mini").unet, target)
     done = invoke("inspect", tmp_path / "absent", mini / "model_index.json")
     assert done.exit_code == 2 and "there is no file" in done.output and "not a model" in done.output
     target = tmp_path / "x.safetensors"
@@ -145,6 +146,7 @@ def test_inspect_and_convert(tmp_path):
         ("convert", mini / "styles/blob.safetensors", target),
         ("convert", mini / "model_index.json", target),
         ("convert", mini / "motion_module.safetensors", target, "--to", "kohya"),
+        ("convert", mini / "domain_adapter.safetensors", target, "--to", "official"),
     )
     for words in refused:
         done = invoke(*words)

@@ -44,7 +44,7 @@ def test_readme_lines(pipe, motion):
     assert motion.num_frames == 16
 
 
-MISSED = pytest.mark.xfail(reason="the shipped motion module flickers in this style: 0.55 of unrelated pictures")
+MISSED = pytest.mark.xfail(reason="the shipped motion module flickers in this style: 0.52 of unrelated pictures")
 
 
 @pytest.mark.parametrize("style", [None, pytest.param("blob", marks=MISSED)])

@@ -41,7 +41,7 @@ def convert_file(
 def _convertible_pairs(source: Path, kind: str, dtype: torch.dtype | None) -> dict[str, LowRank]:
     pairs = read_lora(source, kind)
     other = [layer for layer in pairs if ".transformer_blocks." not in layer]
-    if other:
+    if other and kind == "style LoRA":
         raise ValueError(
             f"{source} changes more than attentions ({other[0]}): convert such a style LoRA with diffusers' own scripts"
         )
