@@ -79,7 +79,7 @@ def _pair(layer: str, parts: dict[str, torch.Tensor], settings: LoraSettings | N
         raise ValueError(f"the alpha of {layer} needs to be one number, got shape {tuple(alpha.shape)}")
     rank = down.shape[0]
     told = settings.alpha(name, rank) if settings and alpha is None else rank
-    alpha = told if alpha is None else float(alpha)
+    alpha = float(told if alpha is None else alpha)
     if alpha == 0:
         raise ValueError(f"the alpha of {layer} is 0: it changes nothing")
     return LowRank(down, up, alpha)
@@ -95,7 +95,7 @@ def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind
     tensors = {}
     for layer, pair in pairs.items():
         if format == "kohya":
-            tensors[lora_name(layer, "alpha", format)] = torch.tensor(pair.alpha)
+            tensors[lora_name(layer, "alpha", format)] = torch.tensor(float(pair.alpha))
         else:
             pair = pair.scaled()
         tensors[lora_name(layer, "down", format)] = pair.down
