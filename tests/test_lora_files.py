@@ -106,6 +106,19 @@ def test_a_setting_that_is_not_read_is_named(tmp_path, loaded, how, flag, value)
     assert ar.inspect_file(path).kind == "unread LoRA"
 
 
+def test_patterns_whose_order_is_lost(tmp_path, loaded):
+    """peft takes the first pattern that matches, and sorts them when it writes: what was first cannot be told."""
+    pattern = {"to_q": 1, "^down_blocks.*": 8}
+    _, path = written(tmp_path / "a", "peft folder", alpha_pattern=pattern)
+    with pytest.raises(
+        ValueError, match=r"unread LoRA \(its alpha_pattern gives down_blocks.* alpha 8 and 1, and no order"
+    ):
+        loaded(path)
+    model, path = written(tmp_path / "b", "peft folder", alpha_pattern=dict.fromkeys(pattern, 8), rank_pattern=pattern)
+    loaded(path)  # ranks are seen in the tensors
+    assert lora_files.difference(model, lora_files.MOTION) < 1e-4
+
+
 @pytest.mark.parametrize("how", ["peft folder", "diffusers adapter"])
 def test_settings_that_are_not_those_of_the_file(tmp_path, loaded, how):
     _, path = written(tmp_path, how)

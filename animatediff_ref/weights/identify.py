@@ -13,6 +13,7 @@ from animatediff_ref.method.adapters import CONVOLUTIONS, LowRank
 from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.weights.lora_file import alpha_is_lost, pairs_of, unread
+from animatediff_ref.weights.lora_settings import UnreadSetting
 from animatediff_ref.weights.names import place_of, published_name
 from animatediff_ref.weights.tensors import NOT_WEIGHTS, Unreadable, Weights, json_in, read_weights
 
@@ -174,7 +175,8 @@ def _identify(path: Path, weights: Weights) -> FileInfo:
     try:
         pairs = pairs_of(weights)
     except ValueError as error:
-        return replace(info, kind="damaged LoRA", notes=(str(error),))
+        kind = "unread LoRA" if isinstance(error, UnreadSetting) else "damaged LoRA"
+        return replace(info, kind=kind, notes=(str(error),))
     if pairs or any(part in name for name in names for part in LORA_NAME_PARTS):
         return _lora_info(info, weights, pairs)
     if motion := motion_tensors(weights):

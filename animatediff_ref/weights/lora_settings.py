@@ -29,6 +29,10 @@ NO_SAY = (  # in what a trained LoRA adds to linear layers and convolutions
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # of training, from which the model's own weights stay as they are
 
 
+class UnreadSetting(ValueError):
+    """What a trainer set cannot be told from the settings that it left."""
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """A ``LoraConfig`` as a dict, and what names of tensors have before the names of layers that it speaks of."""
@@ -39,30 +43,30 @@ class LoraSettings:
     def alpha(self, tensor: str, rank: int) -> float:
         """The alpha of a layer, such that its strength is ``alpha / rank``, by the name of a tensor of it in the file.
 
-        ``ValueError`` if the settings make no sense or speak of another rank.
+        ``ValueError`` if the settings make no sense or speak of another rank, ``UnreadSetting`` if they are ambiguous.
         """
         layer = self._layer(tensor)
-        alpha, told_rank = (
-            self._of(layer, *names) for names in (("lora_alpha", "alpha_pattern"), ("r", "rank_pattern"))
-        )
-        if not _is_number(alpha) or not isinstance(told_rank, int) or told_rank < 1:
+        alphas, ranks = self._of(layer, "lora_alpha", "alpha_pattern"), self._of(layer, "r", "rank_pattern")
+        if not all(map(_is_number, alphas)) or not all(isinstance(r, int) and r > 0 for r in ranks):
             raise ValueError(
                 "its settings, in its metadata or beside it, need a number as lora_alpha and a rank r of at least 1, "
-                f"got {alpha!r} and {told_rank!r} for {layer}"
+                f"got {alphas} and {ranks} for {layer}"
             )
-        if told_rank != rank:
-            raise ValueError(
-                f"its settings, in its metadata or beside it, give {layer} rank {told_rank}, it has {rank}"
-            )
-        return alpha * math.sqrt(rank) if self.told.get("use_rslora") else alpha
+        if rank not in ranks:
+            raise ValueError(f"its settings, in its metadata or beside it, give {layer} rank {ranks[0]}, it has {rank}")
+        if len(set(alphas)) > 1:
+            given = " and ".join(map(str, alphas))
+            raise UnreadSetting(f"its alpha_pattern gives {layer} alpha {given}, and no order, which files lose")
+        return alphas[0] * math.sqrt(rank) if self.told.get("use_rslora") else alphas[0]
 
-    def _of(self, layer: str, name: str, pattern: str):
-        """A setting for one layer, matched as peft does."""
+    def _of(self, layer: str, name: str, pattern: str) -> list:
+        """A setting for one layer, from all patterns that peft would match: it takes the first, and then sorts them."""
         by_layer = self.told.get(pattern) or {}
         try:
-            return by_layer.get(get_pattern_key(list(by_layer), layer), self.told.get(name))
+            values = [value for key, value in by_layer.items() if get_pattern_key([key], layer) == key]
         except (AttributeError, TypeError, re.error) as error:
             raise ValueError(f"its settings, in its metadata or beside it, have an odd {pattern}: {error}") from error
+        return values or [self.told.get(name)]
 
     def _layer(self, tensor: str) -> str:
         return re.split(r"\.lora[._]", tensor)[0].removeprefix(self.prefix)
