@@ -45,6 +45,7 @@ PUBLIC = {  # module -> its public names
     "weights.identify": ("FileInfo", "inspect_file"),
     "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),
     "weights.lora": (
+        "LostAlphaWarning",
         "SkippedLayersWarning",
         "load_domain_adapter",
         "load_motion_lora",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import lora_for, motion_for, run, tiny_unet
-from diffusers import AnimateDiffPipeline, MotionAdapter
+from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
 from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
 from safetensors import safe_open
@@ -86,8 +86,16 @@ def test_exported_for_diffusers_it_gives_our_frames(tmp_path):
     assert np.abs((frames * 255).round() - ar.animate(pipe, "a penguin, snow", num_inference_steps=4)).max() > 1
 
 
-def prefixed(state: dict) -> dict:
-    return {f"module.{name}": value for name, value in state.items()}
+def prefixed(state: dict, prefix: str = "module.") -> dict:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def whole_unet(state: dict, prefix: str) -> dict:
+    return prefixed({**tiny_unet().state_dict(), **state}, prefix)
+
+
+def of_an_optimizer(state: dict) -> dict:
+    return {"state": {0: {"exp_avg": torch.zeros(2), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-4}]}
 
 
 def without(state: dict, part: str) -> dict:
@@ -100,7 +108,20 @@ WRAPPINGS = {
     "module.": lambda state: {"state_dict": prefixed(state), "epoch": 3},
     "stray animatediff_config": lambda state: {**state, "animatediff_config": torch.zeros(1)},
     "stray text": lambda state: {**state, "animatediff_config": "v3"},
-    "whole UNet": lambda state: {"state_dict": {**prefixed(tiny_unet().state_dict()), **prefixed(state)}},
+    "whole UNet": lambda state: {"state_dict": whole_unet(state, "module.")},
+    "whole UNet under unet.": lambda state: {"state_dict": whole_unet(state, "unet.")},
+    "whole UNet in a compiled pipeline": lambda state: whole_unet(state, "pipe.unet._orig_mod."),
+    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "compiled part by part": lambda state: {
+        n.replace("transformer_blocks", "_orig_mod.transformer_blocks"): v for n, v in state.items()
+    },
+    "sharded": lambda state: {
+        n.replace(".motion", "._fsdp_wrapped_module.motion"): v for n, v in prefixed(state, "_forward_module.").items()
+    },
+    "under a name of the trainer's": lambda state: {"model": state, "optimizer": of_an_optimizer(state), "epoch": 3},
+    "two deep": lambda state: {"module": {"motion_module_state_dict": state}, "rng": torch.zeros(8, dtype=torch.uint8)},
+    "parts side by side": lambda state: {"unet": tiny_unet().state_dict(), "motion": state},
+    "another model's part": lambda state: prefixed(state, "ema_model.unet."),
     "no positions": lambda state: without(state, "pos_encoder"),
     "diffusers names": lambda state: {
         diffusers_name(name): value for name, value in without(state, "attention_blocks.1.pos").items()
@@ -115,8 +136,110 @@ def test_wrappings(tmp_path, wrapping):
     loaded = ar.load_motion_module(tmp_path / "mm.ckpt")
     assert loaded.config == motion.config
     assert same(loaded.state_dict(), motion.state_dict())
-    assert ("whole UNet" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == (wrapping == "whole UNet")
+    has_unet = "whole UNet" in wrapping or "side" in wrapping
+    assert ("whole UNet" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == has_unet
     assert ("v3 is assumed" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == (wrapping == "no positions")
+
+
+def test_two_motion_modules_in_one_file(tmp_path):
+    state = ar.MotionModule(ar.MotionConfig.v3(), tiny_unet()).state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "mm.ckpt")
+    with pytest.raises(ValueError, match=r"two tensors are down_blocks.*, one of them ema\..*: save one model alone"):
+        ar.load_motion_module(tmp_path / "mm.ckpt")
+
+
+def small_adapter(**options) -> MotionAdapter:
+    torch.manual_seed(2)
+    return MotionAdapter((32, 64), motion_norm_num_groups=8, motion_num_attention_heads=4, **options)
+
+
+FORMS = {  # of a folder of diffusers
+    "shards": {"max_shard_size": "100KB"},
+    "a variant": {"variant": "bf16"},
+    "shards of a variant": {"variant": "fp16", "max_shard_size": "100KB"},
+    "pickled": {"safe_serialization": False},
+    "pickled shards": {"safe_serialization": False, "max_shard_size": "100KB"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_in_which_diffusers_writes_a_folder(tmp_path, form):
+    adapter = small_adapter()
+    adapter.save_pretrained(tmp_path, **FORMS[form])
+    assert (len(list(tmp_path.iterdir())) > 3) == ("shards" in form)
+    motion, theirs = ar.load_motion_module(tmp_path), adapter.state_dict()
+    assert all(torch.equal(value, theirs[diffusers_name(name)]) for name, value in motion.named_parameters())
+    assert (motion.config.norm_groups, motion.config.num_heads) == (8, 4)
+
+
+def test_full_precision_before_variants_and_settings_beside_a_file(tmp_path):
+    adapter = small_adapter()
+    adapter.save_pretrained(tmp_path)
+    for variant in ("fp16", "bf16"):
+        (tmp_path / f"diffusion_pytorch_model.{variant}.safetensors").write_bytes(b"not this one")
+    for path in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
+        config = ar.load_motion_module(path).config
+        assert (config.norm_groups, config.num_heads) == (8, 4)
+
+
+def test_a_shard_that_is_missing_and_a_folder_of_something_else(tmp_path):
+    small_adapter().save_pretrained(tmp_path / "a", max_shard_size="100KB")
+    shard = sorted((tmp_path / "a").glob("*-of-*"))[1]
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"there is no file .*{shard.name}"):
+        ar.load_motion_module(tmp_path / "a")
+    (tmp_path / "a" / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
+    assert "needs a weight_map" in str(ar.inspect_file(tmp_path / "a"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mm.safetensors").touch()
+    with pytest.raises(ValueError, match=r"nor a LoRA of peft \(adapter_config.*: it holds mm\.safetensors"):
+        ar.load_motion_module(tmp_path / "b")
+
+
+def test_the_unet_of_a_motion_pipeline(tmp_path):
+    """As a file it holds a motion module; as a UNet it is refused, and the pipeline is not taken for a plain one."""
+    pipe, adapter = ar.load_base("mini"), MotionAdapter((48, 96, 160), 1, motion_norm_num_groups=8)
+    theirs = AnimateDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, adapter, pipe.scheduler)
+    theirs.save_pretrained(tmp_path)
+    assert ar.inspect_file(tmp_path).kind == "motion pipeline folder"
+    assert ar.inspect_file(ar.data_folder() / "models/mini").kind == "pipeline folder"
+    with pytest.raises(
+        ValueError, match=r"has a UNetMotionModel where a plain UNet2DConditionModel is needed.*motion_adapter"
+    ):
+        ar.load_base(tmp_path)
+    with pytest.raises(ValueError, match="is the folder of a whole pipeline"):
+        ar.load_motion_module(tmp_path)
+    state = ar.load_motion_module(tmp_path / "motion_adapter").state_dict()
+    motion = ar.load_motion_module(tmp_path / "unet")
+    assert same(motion.state_dict(), state)
+    for unet in (theirs.unet, UNetMotionModel.from_unet2d(pipe.unet, adapter)):
+        with pytest.raises(ValueError, match="a UNetMotionModel has motion modules of its own: take the plain"):
+            ar.inject(unet, motion)
+
+
+MORE = {  # a motion module and other tensors -> what is said
+    "conv_in": ("motion module with more", "no motion module has: conv_in.bias, conv_in.weight"),
+    "pose_encoder.layer.weight": ("motion module with more", "no motion module has: pose_encoder.layer.weight"),
+    f"{TRANSFORMER}.transformer_blocks.0.attention_blocks.0.processor.qkv_merge.weight": (
+        "motion module",
+        "it has no .*qkv_merge",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_inspect_and_the_loader_agree_on_a_motion_module_with_more(tmp_path, name):
+    kind, said = MORE[name]
+    if name == "conv_in":
+        small_adapter(conv_in_channels=9).save_pretrained(tmp_path)
+    else:
+        small_adapter().save_pretrained(tmp_path)
+        file = tmp_path / "diffusion_pytorch_model.safetensors"
+        save_file({**load_file(file), name: torch.zeros(2)}, file)
+    told = ar.inspect_file(tmp_path)
+    assert (told.kind == kind and "it does not load" in str(told)) or "PIAPipeline" in told.advice
+    with pytest.raises(ValueError, match=said):
+        ar.load_motion_module(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -316,6 +439,7 @@ OTHERS = {
         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(2, 8),
         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(8, 2),
     },
+    "other motion weights": lambda: {"motion_modules.3.attention.weight": torch.zeros(2, 2)},
     "unknown weights": lambda: {"layer1.weight": torch.zeros(2, 2, 2), "layer2": torch.zeros(1)},
 }
 

@@ -101,6 +101,9 @@ def test_merged_into_one_file(motion, cameras, tmp_path):
     assert ar.inspect_file(tmp_path / "merged.safetensors").ranks == (7,)
     ar.load_motion_lora(motion, tmp_path / "merged.safetensors")
     assert torch.allclose(output(motion), both, atol=1e-5)
+    ar.merge_motion_loras(weights, tmp_path / "kohya.safetensors", format="kohya")
+    ar.load_motion_lora(motion, tmp_path / "kohya.safetensors", name="merged")
+    assert torch.allclose(output(motion), both, atol=1e-5)
 
 
 def test_one_made_for_a_middle_block_on_a_module_without(cameras, tmp_path):

@@ -35,7 +35,7 @@ def quietly() -> Iterator[None]:
 
 
 with quietly():  # else importing it prints hints about image processors
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 
 def load_base(
@@ -48,8 +48,8 @@ def load_base(
     personalised models (``animatediff_ref.mini.files.STYLES``). Others go in by diffusers' own
     ``pipe.load_lora_weights`` or ``pipe.load_textual_inversion``, or as ``name``.
 
-    Raises ``ValueError`` for an unknown style, for a file that is missing or damaged, and where there is no pipeline
-    that diffusers can load.
+    Raises ``ValueError`` for an unknown style, for a file that is missing or damaged, where there is no pipeline that
+    diffusers can load, and for one whose UNet has motion modules of its own, as in diffusers' ``AnimateDiffPipeline``.
     """
     if style is not None and str(name) != "mini":
         raise ValueError(
@@ -70,6 +70,11 @@ def load_base(
             pipe = pipe.to(dtype)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{name} is not a pipeline that diffusers can load: {str(error).splitlines()[0]}") from error
+    if not isinstance(pipe.unet, UNet2DConditionModel):
+        raise ValueError(
+            f"{name} has a {type(pipe.unet).__name__} where a plain UNet2DConditionModel is needed: load the image "
+            "model that it was made from. Of an AnimateDiffPipeline, load_motion_module takes the folder motion_adapter"
+        )
     pipe.scheduler = motion_scheduler()
     return pipe
 

@@ -66,13 +66,18 @@ def motion_places(unet: nn.Module, mid_block: bool) -> dict[str, int]:
 
 
 def _check_unet(unet: nn.Module) -> None:
-    """Refuse a UNet without ResNets on every level or attention to text, and SDXL's, which embeds sizes too."""
+    """Refuse a UNet without ResNets on every level or attention to text, SDXL's, and one with motion modules in it."""
     blocks = [getattr(unet, name, None) for name in ("down_blocks", "mid_block", "up_blocks")]
     config = getattr(unet, "config", None)
     if all(blocks):
         down, mid, up = blocks
         resnets = all(hasattr(level, "resnets") for level in (*down, mid, *up)) and hasattr(mid, "attentions")
         text = getattr(config, "cross_attention_dim", None) is not None
+        if hasattr(down[0], "motion_modules"):
+            raise ValueError(
+                f"a {type(unet).__name__} has motion modules of its own: take the plain UNet2DConditionModel that it "
+                "was made from; load_motion_module takes the motion modules from its file"
+            )
         if resnets and text and not getattr(config, "addition_embed_type", None):
             return
     raise ValueError(

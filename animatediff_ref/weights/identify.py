@@ -1,7 +1,9 @@
 """What an unknown file of weights is, from the names and shapes of its tensors and from its metadata."""
 
+import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import torch
 
 from animatediff_ref.method.adapters import CONVOLUTIONS, LowRank
 from animatediff_ref.method.config import MotionConfig
-from animatediff_ref.weights.lora_file import pairs_of
-from animatediff_ref.weights.names import lora_part, place_of, published_name
-from animatediff_ref.weights.tensors import Unreadable, Weights, json_in, read_weights
+from animatediff_ref.method.motion_module import MotionModule
+from animatediff_ref.weights.lora_file import alpha_is_lost, pairs_of, unread
+from animatediff_ref.weights.lora_settings import UnreadSetting
+from animatediff_ref.weights.names import place_of, published_name
+from animatediff_ref.weights.tensors import NOT_WEIGHTS, Unreadable, Weights, json_in, read_weights
 
 SDXL_WIDTHS = (320, 640, 1280)
 ADVICE = {  # what a file is -> what to do with it
@@ -19,21 +23,27 @@ ADVICE = {  # what a file is -> what to do with it
     "MotionLoRA": "load_motion_lora(motion, path) onto a motion module that is already loaded",
     "domain adapter": "load_domain_adapter(pipe.unet, path)",
     "style LoRA": "pipe.load_lora_weights(path): it personalises the image model",
+    "motion module with more": "the pipeline it was made for; with a conv_in that is diffusers' PIAPipeline",
     "SDXL motion module": "nothing here: this package animates Stable-Diffusion-1.x UNets",
     "SparseCtrl encoder": "diffusers' SparseControlNetModel; it has temporal layers, but is not a motion module",
     "ControlNet": "diffusers' ControlNetModel, in a ControlNet pipeline whose UNet is injected",
     "IP-Adapter": "pipe.load_ip_adapter",
     "pipeline folder": "load_base(path): it is a whole image model",
+    "motion pipeline folder": "load_motion_module(path / 'motion_adapter'), and load_base of the model it came from",
+    "other pipeline folder": "diffusers' DiffusionPipeline: this package animates Stable-Diffusion-1.x pipelines",
     "full checkpoint": "load_base(path): it is a whole image model",
     "UNet": "diffusers' UNet2DConditionModel: it is an image model, without motion",
     "autoencoder": "diffusers' AutoencoderKL",
     "text encoder": "transformers' CLIPTextModel",
     "textual inversion": "pipe.load_textual_inversion(path)",
-    "damaged LoRA": "nothing: fetch the file again",
+    "damaged LoRA": "nothing: fetch the file again, with the settings beside it",
+    "unread LoRA": "the tool that trained it: let that merge it into its weights, and load the result",
+    "other motion weights": "the tool that made it: its motion layers have other names or places than AnimateDiff's",
     "unknown weights": "nothing here: AnimateDiff has no use for such a file",
     "not a model": "nothing: check where the file came from, and fetch it again",
 }
 KIND_BY_NAME_PART = {  # part of a tensor's name -> what the file is; the first part that occurs decides
+    "motion_modules": "other motion weights",
     "controlnet_cond_embedding": "ControlNet",
     "control_model.": "ControlNet",
     "ip_adapter": "IP-Adapter",
@@ -44,7 +54,9 @@ KIND_BY_NAME_PART = {  # part of a tensor's name -> what the file is; the first 
     "emb_params": "textual inversion",
     "string_to_param": "textual inversion",
 }
+ALPHA_LOST = "its adapter_config.json, which holds alpha, is not beside it: alpha is taken to be the rank"
 LORA_NAME_PARTS = (".lora", "lora_", "hada_w")  # some part of every LoRA, even of one that is not read here
+POSITIONS = "pos_encoder.pe"  # how the name of a position table ends
 ADAPTER_SETTINGS = {  # setting of a MotionConfig -> its name in the configuration of a diffusers MotionAdapter
     "num_positions": "motion_max_seq_length",
     "num_heads": "motion_num_attention_heads",
@@ -87,7 +99,9 @@ class FileInfo:
 
     def refusal(self, needed: str) -> ValueError:
         """The error for a loader that needs another kind of file."""
-        reason = f" ({self.notes[0]})" if self.kind == "damaged LoRA" else ""
+        reason = (
+            f" ({self.notes[0]})" if self.kind in ("damaged LoRA", "unread LoRA", "motion module with more") else ""
+        )
         return ValueError(
             f"{self.path} holds: {self.title}{reason}; a {needed} is needed. What takes this file: {self.advice}"
         )
@@ -122,11 +136,23 @@ def inspect_file(path: str | Path) -> FileInfo:
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     if (path / "model_index.json").exists():
-        return FileInfo(path, "pipeline folder", "diffusers")
+        return FileInfo(path, _kind_of_pipeline(path / "model_index.json"), "diffusers")
     try:
         return identify(path, read_weights(path))
     except Unreadable as error:
         return FileInfo(path, "not a model", notes=(str(error),))
+
+
+def _kind_of_pipeline(index: Path) -> str:
+    """A key of ``ADVICE`` for the folder of a diffusers pipeline, by the list of its parts."""
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8", errors="replace"))
+        if "motion_adapter" in parts:
+            return "motion pipeline folder"
+        like_ours = parts["unet"][1] == "UNet2DConditionModel" and "text_encoder_2" not in parts
+        return "pipeline folder" if like_ours else "other pipeline folder"
+    except (ValueError, KeyError, TypeError, IndexError):
+        return "other pipeline folder"
 
 
 def identify(path: Path, weights: Weights) -> FileInfo:
@@ -149,7 +175,8 @@ def _identify(path: Path, weights: Weights) -> FileInfo:
     try:
         pairs = pairs_of(weights)
     except ValueError as error:
-        return replace(info, kind="damaged LoRA", notes=(str(error),))
+        kind = "unread LoRA" if isinstance(error, UnreadSetting) else "damaged LoRA"
+        return replace(info, kind=kind, notes=(str(error),))
     if pairs or any(part in name for name in names for part in LORA_NAME_PARTS):
         return _lora_info(info, weights, pairs)
     if motion := motion_tensors(weights):
@@ -175,7 +202,7 @@ def motion_tensors(weights: Weights) -> dict[str, torch.Tensor]:
     for name, tensor in weights.tensors.items():
         published = published_name(name)
         if published in found:
-            raise ValueError(f"two tensors are {published}, one of them {name}")
+            raise ValueError(f"two tensors are {published}, one of them {name}: save one model alone")
         if published:
             found[published] = tensor
     return found
@@ -183,7 +210,7 @@ def motion_tensors(weights: Weights) -> dict[str, torch.Tensor]:
 
 def is_unet_dump(weights: Weights) -> bool:
     """Whether the whole UNet is in the file too, as training scripts save it."""
-    return "down_blocks.0.resnets.0.conv1.weight" in weights.tensors
+    return any(name.endswith("down_blocks.0.resnets.0.conv1.weight") for name in weights.tensors)
 
 
 def widths_of(motion: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -199,22 +226,26 @@ def _lora_info(info: FileInfo, weights: Weights, pairs: dict[str, LowRank]) -> F
     temporal = [layer for layer in pairs if ".motion_modules." in layer]
     spatial = [layer for layer in pairs if ".attn1." in layer or ".attn2." in layer]
     convolutions = [layer for layer in pairs if re.fullmatch(CONVOLUTIONS, layer)]
-    like_adapter = len(spatial + convolutions) == len(pairs) and spatial and all(map(lora_part, weights.tensors))
+    reason = unread(weights, "MotionLoRA" if len(temporal) == len(pairs) else "domain adapter")
+    like_adapter = len(spatial + convolutions) == len(pairs) and spatial and not reason
     info = replace(
         info,
         kind="style LoRA",
         format=_lora_format(next(iter(weights.tensors))),
         widths=tuple(sorted({len(pair.up) for pair in pairs.values()})),
         ranks=tuple(sorted({pair.rank for pair in pairs.values()})),
+        notes=(ALPHA_LOST,) if alpha_is_lost(weights) else (),
     )
-    if len(temporal) == len(pairs) > 0:
+    if len(temporal) == len(pairs) > 0 and not reason:
         return replace(info, kind="MotionLoRA")
+    if any("motion_modules" in name for name in weights.tensors):
+        return replace(info, kind="unread LoRA", notes=(reason or "it changes the image model, too", *info.notes))
     if like_adapter:
         note = "a domain adapter and a style LoRA of the same layers look alike; either loader takes this one"
         written_as = weights.metadata.get("kind")
         by_format = not written_as and info.format != "diffusers" and not convolutions
         is_adapter = written_as == "domain_adapter" or by_format
-        return replace(info, kind="domain adapter" if is_adapter else "style LoRA", notes=(note,))
+        return replace(info, kind="domain adapter" if is_adapter else "style LoRA", notes=(note, *info.notes))
     return info
 
 
@@ -237,27 +268,51 @@ def _motion_info(info: FileInfo, weights: Weights, motion: dict[str, torch.Tenso
         return replace(info, kind="SDXL motion module", widths=widths)
     config = config_of(weights, motion)
     frames = weights.metadata.get("num_frames")
-    return replace(
+    info = replace(
         info,
         kind="motion module",
         config=config,
         num_frames=int(frames) if frames else None,
         widths=widths,
-        notes=tuple(_doubts(weights, config, widths)),
+        notes=tuple(_doubts(weights, config, motion)),
     )
+    strangers = [name for name in weights.tensors if not published_name(name) and name not in NOT_WEIGHTS]
+    if strangers and not is_unet_dump(weights):
+        names = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        note = f"it holds tensors that no motion module has: {names}"
+        return replace(info, kind="motion module with more", notes=(note, *info.notes))
+    return info
 
 
-def _doubts(weights: Weights, config: MotionConfig, widths: tuple[int, ...]) -> list[str]:
-    """What the user of a motion module should know about its file."""
+def fitted(config: MotionConfig, motion: Mapping[str, torch.Tensor]) -> MotionModule:
+    """A motion module on the meta device that a file's tensors fit, but for position tables; else ``ValueError``."""
+    with torch.device("meta"):
+        module = MotionModule(config, widths_of(motion), num_frames=1)
+    own = module.state_dict()
+    for name, needed in own.items():
+        tensor = motion.get(name)
+        if not name.endswith(POSITIONS) and (tensor is None or tensor.shape != needed.shape):
+            shape = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"{name} needs shape {tuple(needed.shape)}, the file has {shape}")
+    surplus = [name for name in motion if name not in own and not name.endswith(POSITIONS)]
+    if surplus:
+        others = f", and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        raise ValueError(f"it has no {surplus[0]}, the file does{others}")
+    return module
+
+
+def _doubts(weights: Weights, config: MotionConfig, motion: Mapping[str, torch.Tensor]) -> list[str]:
+    """What the user of a motion module should know about its file; first, whether it loads."""
     notes = []
+    try:
+        fitted(config, motion)
+    except ValueError as error:
+        notes.append(f"as {config.version} it does not load: {error}; give load_motion_module another config")
     if is_unet_dump(weights):
         notes.append("it is a whole UNet as training saves it; only its motion module is used")
     has_tables = any(name.endswith(".pe") for name in weights.tensors)
     if not has_tables and "config" not in weights.metadata and "diffusers" not in weights.metadata:
         notes.append("it holds no position tables, so v1 and v3 look alike; v3 is assumed unless config says otherwise")
-    groups = config.norm_groups
-    if any(width % groups for width in widths):
-        notes.append(f"its widths do not divide into {groups} groups, so its norm has fewer: load it with config")
     return notes
 
 
@@ -270,6 +325,7 @@ def config_of(weights: Weights, motion: dict[str, torch.Tensor]) -> MotionConfig
         return MotionConfig(**_checked_settings(json_in(weights.metadata, "config")))
     if "diffusers" in weights.metadata:
         told = json_in(weights.metadata, "diffusers")
+        told = {"motion_norm_num_groups": told.get("norm_num_groups"), **told}  # a UNetMotionModel has one for both
         settings = _checked_settings({ours: told.get(theirs) for ours, theirs in ADAPTER_SETTINGS.items()})
     else:
         settings = {"num_positions": _num_positions(motion), "num_attentions": _num_attentions(motion)}

@@ -27,23 +27,33 @@ from animatediff_ref.method.adapters import (
 from animatediff_ref.method.inflation import uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.mini.files import resolve
-from animatediff_ref.weights.identify import identify
-from animatediff_ref.weights.lora_file import concatenated, pairs_of, save_pairs
-from animatediff_ref.weights.names import lora_part
-from animatediff_ref.weights.tensors import NOT_WEIGHTS, read_weights
+from animatediff_ref.weights.identify import ALPHA_LOST, identify
+from animatediff_ref.weights.lora_file import alpha_is_lost, concatenated, pairs_of, save_pairs, trained_layers, unread
+from animatediff_ref.weights.tensors import Weights, read_weights
 
 
 class SkippedLayersWarning(UserWarning):
     """A LoRA has layers for places that the module it was loaded on does not have."""
 
 
+class LostAlphaWarning(UserWarning):
+    """A LoRA was written with an alpha beside it, which is not there: it may be weaker or stronger than as trained."""
+
+
 def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, weight: float = 1.0) -> None:
-    """Put the MotionLoRA of a file (paper section 4.3) on ``motion``, beside those already there.
+    """Put the MotionLoRA of a file, or of a folder of peft or diffusers, on ``motion``, beside those already there.
 
     ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
     ``set_motion_loras`` calls it; one already loaded by that name is replaced. Layers of a middle block that ``motion``
-    does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``. Raises ``ValueError``
-    if the file is something else or does not fit; ``motion`` is then as it was.
+    does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
+
+    A MotionLoRA (paper section 4.3) may have been trained for some blocks or layers only. It is told from one that lost
+    some: a checksum shows that it is whole; else it has the layers that its trainer's settings name; else, without
+    settings, it has the same layers everywhere, blocks are in it whole or not at all, and it does not end early, which
+    is to have the first blocks of the UNet and not the last.
+
+    Raises ``ValueError`` if the file is something else, is incomplete, does not fit, or was trained with a setting that
+    is not read here; ``motion`` is then as it was. A ``LostAlphaWarning`` says if peft's settings are not beside it.
     """
     path = Path(path).expanduser()
     name = name or path.stem.replace(".", "_")
@@ -52,11 +62,14 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
             f"the name of a MotionLoRA is a string without dots, and not one that PyTorch uses, got {name!r}"
         )
     check_weight(weight, f"MotionLoRA {name!r}")
-    pairs = read_lora(path, "MotionLoRA")
+    weights, pairs = _read(path, "MotionLoRA")
     middle = [layer for layer in pairs if layer.startswith("mid_block.") and not motion.config.mid_block]
     fitting = {layer: pair for layer, pair in pairs.items() if layer not in middle}
-    _check_fit(path, fitting, layer_shapes(motion))
-    _check_places(path, fitting, [place for place in motion.places if not place.startswith("mid_block")])
+    if not fitting:
+        raise ValueError(f"{path} only changes the middle block, which this motion module does not have")
+    shapes = layer_shapes(motion)
+    _check_fit(path, fitting, shapes)
+    _check_whole(path, weights, fitting, shapes)
     if middle:
         skipped = f"skipped {len(middle)} layers of the middle block, which this motion module does not have"
         warnings.warn(f"{path}: {skipped}", SkippedLayersWarning, stacklevel=2)
@@ -127,18 +140,23 @@ def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: st
 
 
 def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
-    """The low-rank changes in a file, by layer. ``ValueError`` unless it is one of ``kinds`` and holds nothing else."""
+    """The low-rank changes in a file, by layer. ``ValueError`` unless it is one of ``kinds``, whole and read whole."""
+    weights, pairs = _read(path, *kinds)
+    if "MotionLoRA" in kinds:
+        _check_whole(path, weights, pairs, pairs)
+    return pairs
+
+
+def _read(path: Path, *kinds: str) -> tuple[Weights, dict[str, LowRank]]:
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind not in kinds:
         raise info.refusal(kinds[0])
-    strangers = [name for name in weights.tensors if not lora_part(name) and name not in NOT_WEIGHTS]
-    if strangers:
-        raise ValueError(f"{path} holds a tensor that is no part of a {kinds[0]}: {strangers[0]}")
-    pairs = pairs_of(weights)
-    if info.kind == "MotionLoRA":
-        _check_places(path, pairs)
-    return pairs
+    if reason := unread(weights, kinds[0]):
+        raise ValueError(f"{path} cannot be used: {reason}")
+    if alpha_is_lost(weights):
+        warnings.warn(f"{path}: {ALPHA_LOST}", LostAlphaWarning, stacklevel=3)
+    return weights, pairs_of(weights)
 
 
 def _checked_rank(path: Path, pairs: Mapping[str, LowRank], unet: UNet2DConditionModel, layers: str) -> int:
@@ -170,17 +188,33 @@ def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tu
             raise ValueError(f"{path} does not fit: {layer} is {in_model} in the model, {shape} in the file")
 
 
-def _check_places(path: Path, pairs: Mapping[str, LowRank], places: Iterable[str] = ()) -> None:
-    """A MotionLoRA must change the same layers at every place, among them all of ``places``."""
-    layers_at: dict[str, set[str]] = {place: set() for place in places}
+def _check_whole(path: Path, weights: Weights, pairs: Mapping[str, LowRank], layers: Iterable[str]) -> None:
+    """A MotionLoRA must have lost nothing, as ``load_motion_lora`` says; ``layers`` are those of the motion module."""
+    if "sha256" in weights.metadata:
+        return
+    middle = any(layer.startswith("mid_block.") for layer in pairs)
+    layers = [layer for layer in layers if middle or not layer.startswith("mid_block.")]
+    trained = trained_layers(weights, layers)
+    if not trained >= pairs.keys():
+        _check_even(path, pairs, layers)
+    elif lost := sorted(trained - pairs.keys()):
+        raise ValueError(f"{path} is incomplete: it lacks {lost[0]}, which its settings name")
+
+
+def _check_even(path: Path, pairs: Mapping[str, LowRank], layers: Iterable[str]) -> None:
+    """The same layers at every place, every block whole or not at all, and not only the first blocks of the UNet."""
+    layers_at: dict[str, set[str]] = {layer.partition(".temporal_transformer.")[0]: set() for layer in layers}
     for layer in pairs:
         place, _, rest = layer.partition(".temporal_transformer.")
-        layers_at.setdefault(place, set()).add(rest)
-    absent = {"down_blocks", "up_blocks"} - {place.split(".")[0] for place in layers_at}
-    if absent:
-        raise ValueError(f"{path} is incomplete: it has nothing for {' and '.join(sorted(absent))}")
+        layers_at[place].add(rest)
+    changed = {place.partition(".motion_modules.")[0] for place, layers in layers_at.items() if layers}
     everywhere = set().union(*layers_at.values())
-    for place, layers in layers_at.items():
-        lost = sorted(everywhere - layers)
-        if lost:
+    for place, there in layers_at.items():
+        lost = sorted(everywhere - there)
+        if lost and place.partition(".motion_modules.")[0] in changed:
             raise ValueError(f"{path} is incomplete: at {place} it lacks {lost[0]}, which it has elsewhere")
+    last = max((place for place in layers_at if place.startswith("up_blocks.")), default="up_blocks").split(".motion")[
+        0
+    ]
+    if "down_blocks.0" in changed and last not in changed:
+        raise ValueError(f"{path} is incomplete: it has nothing for {last}, which comes last")

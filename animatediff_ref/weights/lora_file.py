@@ -1,6 +1,7 @@
 """Files of low-rank changes (paper Eq. 3), whoever wrote them: published, diffusers', peft's and kohya's.
 
-Published files hold no alpha, which means that alpha is the rank; kohya-style files hold one for every layer.
+Published files hold no alpha, which means that alpha is the rank; kohya-style files hold one for every layer; peft and
+diffusers keep it in settings beside the tensors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,30 +10,66 @@ from pathlib import Path
 import torch
 
 from animatediff_ref.method.adapters import LowRank
+from animatediff_ref.weights.lora_settings import LoraSettings, settings_of
 from animatediff_ref.weights.names import lora_name, lora_part
-from animatediff_ref.weights.tensors import Weights, json_in, save_tensors
+from animatediff_ref.weights.tensors import NOT_WEIGHTS, Weights, save_tensors
 
 FORMATS = ("official", "diffusers", "kohya")
-ALPHA_METADATA = "lora_adapter_metadata"  # where diffusers writes the rank and alpha of a LoRA
+OTHER_PARTS = {  # part of the name of a tensor that is no factor -> what it belongs to
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lora_mid": "a Tucker decomposition",
+    "hada_w": "LoHa",
+    "lokr_w": "LoKr",
+    ".bias": "trained biases",
+}
 
 
 def pairs_of(weights: Weights) -> dict[str, LowRank]:
     """The low-rank changes in a LoRA file, by the published name of the layer. Other tensors are passed over.
 
-    Alpha comes with the tensors (kohya) or in the metadata (diffusers); without either, it is the rank.
-    Raises ``ValueError`` for a factor without its partner, and for factors that do not fit together.
+    Alpha comes with the tensors (kohya), or from settings (diffusers, peft); without either, it is the rank.
+    Raises ``ValueError`` for a factor that is there twice or without its partner, for factors that do not fit together,
+    and for settings that make no sense.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {}
+    names: dict[str, str] = {}
     for name, tensor in weights.tensors.items():
         if found := lora_part(name):
             layer, part = found
-            parts.setdefault(layer, {})[part] = tensor
-    alpha_over_rank = _alpha_over_rank(weights.metadata)
-    return {layer: _pair(layer, found, alpha_over_rank) for layer, found in parts.items()}
+            if part in parts.setdefault(layer, {}):
+                raise ValueError(f"two tensors are the {part} of {layer}, one of them {name}")
+            parts[layer][part] = tensor
+            names[layer] = name
+    settings = settings_of(weights.metadata)
+    return {layer: _pair(layer, found, settings, names[layer]) for layer, found in parts.items()}
 
 
-def _pair(layer: str, parts: dict[str, torch.Tensor], alpha_over_rank: float) -> LowRank:
-    """The change of one layer from its parts: ``down``, ``up`` and perhaps ``alpha``."""
+def alpha_is_lost(weights: Weights) -> bool:
+    """Whether peft wrote the file with an alpha beside it, and that is not there."""
+    return settings_of(weights.metadata) is None and any(name.startswith("base_model.") for name in weights.tensors)
+
+
+def unread(weights: Weights, kind: str) -> str:
+    """What in a LoRA file changes its effect and is not read here; empty if nothing does."""
+    settings = settings_of(weights.metadata)
+    if settings and (setting := settings.unread()):
+        return f"it was trained with {setting}, which is not read here"
+    strangers = [name for name in weights.tensors if not lora_part(name) and name not in NOT_WEIGHTS]
+    if not strangers:
+        return ""
+    belongs_to = next((f", which belongs to {what}" for part, what in OTHER_PARTS.items() if part in strangers[0]), "")
+    return f"it holds a tensor that is no part of a {kind}: {strangers[0]}{belongs_to}"
+
+
+def trained_layers(weights: Weights, layers: Iterable[str]) -> set[str]:
+    """Those of a model's ``layers`` that the trainer's settings name; none of them without settings."""
+    settings = settings_of(weights.metadata)
+    return settings.trained(next(filter(lora_part, weights.tensors)), layers) if settings else set()
+
+
+def _pair(layer: str, parts: dict[str, torch.Tensor], settings: LoraSettings | None, name: str) -> LowRank:
+    """The change of one layer from its parts: ``down``, ``up``, perhaps ``alpha``; ``name`` is that of one of them."""
     down, up, alpha = parts.get("down"), parts.get("up"), parts.get("alpha")
     if down is None or up is None:
         raise ValueError(f"{layer} needs a down and an up factor, got only {', '.join(sorted(parts))}")
@@ -40,27 +77,12 @@ def _pair(layer: str, parts: dict[str, torch.Tensor], alpha_over_rank: float) ->
         raise ValueError(f"the factors of {layer} do not fit together: {tuple(down.shape)} and {tuple(up.shape)}")
     if alpha is not None and alpha.numel() != 1:
         raise ValueError(f"the alpha of {layer} needs to be one number, got shape {tuple(alpha.shape)}")
-    alpha = alpha_over_rank * down.shape[0] if alpha is None else float(alpha)
+    rank = down.shape[0]
+    told = settings.alpha(name, rank) if settings and alpha is None else rank
+    alpha = float(told if alpha is None else alpha)
     if alpha == 0:
         raise ValueError(f"the alpha of {layer} is 0: it changes nothing")
     return LowRank(down, up, alpha)
-
-
-def _alpha_over_rank(metadata: Mapping[str, str]) -> float:
-    """Alpha divided by the rank of all layers, which diffusers writes into the metadata; 1 without that."""
-    if ALPHA_METADATA not in metadata:
-        return 1.0
-    settings = {name.removeprefix("unet."): value for name, value in json_in(metadata, ALPHA_METADATA).items()}
-    if settings.get("alpha_pattern") or settings.get("rank_pattern"):
-        raise ValueError(
-            "its metadata give each layer an alpha of its own, which is not supported: save it without a pattern"
-        )
-    alpha, rank = settings.get("lora_alpha", 1), settings.get("r", 1)
-    if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(
-            f"its metadata need a number as lora_alpha and a rank of at least 1, got {alpha!r} and {rank!r}"
-        )
-    return alpha / rank
 
 
 def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind: str) -> None:
@@ -73,7 +95,7 @@ def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind
     tensors = {}
     for layer, pair in pairs.items():
         if format == "kohya":
-            tensors[lora_name(layer, "alpha", format)] = torch.tensor(pair.alpha)
+            tensors[lora_name(layer, "alpha", format)] = torch.tensor(float(pair.alpha))
         else:
             pair = pair.scaled()
         tensors[lora_name(layer, "down", format)] = pair.down

@@ -13,11 +13,10 @@ from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.temporal import sinusoidal_positions
 from animatediff_ref.mini.files import resolve
-from animatediff_ref.weights.identify import config_of, identify, is_unet_dump, motion_tensors, widths_of
-from animatediff_ref.weights.names import diffusers_name, published_name
+from animatediff_ref.weights.identify import POSITIONS, config_of, fitted, identify, motion_tensors
+from animatediff_ref.weights.names import diffusers_name
 from animatediff_ref.weights.tensors import (
     ADAPTER_WEIGHTS,
-    NOT_WEIGHTS,
     WRITTEN_DTYPES,
     Weights,
     read_weights,
@@ -26,7 +25,6 @@ from animatediff_ref.weights.tensors import (
 )
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}  # of the noise in training
-POSITIONS = "pos_encoder.pe"  # how the name of a position table ends
 
 
 class PlainFileWarning(UserWarning):
@@ -55,15 +53,12 @@ def load_motion_module(
     info = identify(path, weights)
     if info.kind != "motion module":
         raise info.refusal("motion module")
-    _check_names(path, weights)
     tensors = motion_tensors(weights)
-    places = widths_of(tensors)
     config = _with_norms(config or info.config, norms)
-    _check_mid_block(path, config, places)
-    frames = min(info.num_frames or 16, config.num_positions)
+    _check_mid_block(path, config, tensors)
     try:
-        with torch.device("meta"):
-            motion = MotionModule(config, places, frames)
+        motion = fitted(config, tensors)
+        motion.num_frames = min(info.num_frames or 16, config.num_positions)
         _fill(motion, tensors, dtype)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
@@ -105,16 +100,8 @@ def _check_dtype(dtype: torch.dtype | None) -> None:
         raise ValueError(f"a motion module has one of the dtypes {dtypes}, got {dtype!r}")
 
 
-def _check_names(path: Path, weights: Weights) -> None:
-    """A file may hold a whole UNet besides the motion module, but nothing else."""
-    strangers = [name for name in weights.tensors if not published_name(name) and name not in NOT_WEIGHTS]
-    if strangers and not is_unet_dump(weights):
-        names = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
-        raise ValueError(f"{path} holds tensors that no motion module has: {names}")
-
-
-def _check_mid_block(path: Path, config: MotionConfig, places: Mapping[str, int]) -> None:
-    in_file = any(place.startswith("mid_block") for place in places)
+def _check_mid_block(path: Path, config: MotionConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    in_file = any(name.startswith("mid_block") for name in tensors)
     if config.mid_block and not in_file:
         raise ValueError(f"{path} is forced as {config.version}, which has a mid block; the file has none")
     if in_file and not config.mid_block:
@@ -132,24 +119,16 @@ def _with_norms(config: MotionConfig, norms: str | None) -> MotionConfig:
 
 
 def _fill(motion: MotionModule, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
-    """Let a motion module on the meta device adopt tensors of a file. All must fit, and none may be left over.
+    """Let a motion module on the meta device adopt the tensors of a file that fit it.
 
     Position tables are computed where the file has none, or one of another length.
     """
     filled = {}
     for name, own in motion.state_dict().items():
-        tensor = tensors.get(name)
         if name.endswith(POSITIONS):
-            filled[name] = _positions(name, tensor, own.shape).to(dtype)
-        elif tensor is None or tensor.shape != own.shape:
-            shape = None if tensor is None else tuple(tensor.shape)
-            raise ValueError(f"{name} needs shape {tuple(own.shape)}, the file has {shape}")
+            filled[name] = _positions(name, tensors.get(name), own.shape).to(dtype)
         else:
-            filled[name] = tensor.to(dtype or tensor.dtype)
-    surplus = [name for name in tensors if name not in filled and not name.endswith(POSITIONS)]
-    if surplus:
-        others = f", and {len(surplus) - 1} more" if len(surplus) > 1 else ""
-        raise ValueError(f"it has no {surplus[0]}, the file does{others}")
+            filled[name] = tensors[name].to(dtype or tensors[name].dtype)
     motion.load_state_dict(filled, assign=True)
 
 
@@ -191,7 +170,7 @@ def _check_adapter_folder(folder: Path) -> None:
     if folder.suffix in (".ckpt", ".safetensors", ".bin") or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"diffusers' format is a folder, and {folder} is or would be a file")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    other = sorted(there - {"config.json", *ADAPTER_WEIGHTS})
+    other = sorted(name for name in there if name != "config.json" and not name.startswith(ADAPTER_WEIGHTS))
     if other:
         raise ValueError(f"{folder} holds other things ({other[0]}): name a new folder, or one of a MotionAdapter only")
 
@@ -234,4 +213,4 @@ def _write_adapter(
     with written_aside(folder) as aside:
         aside.mkdir()
         adapter.save_config(aside)
-        save_tensors({name: renamed[name] for name in needed}, aside / ADAPTER_WEIGHTS[0], metadata)
+        save_tensors({name: renamed[name] for name in needed}, aside / f"{ADAPTER_WEIGHTS}.safetensors", metadata)

@@ -12,7 +12,10 @@ A UNet may have any number of levels and layers, so there is no list of all name
 import re
 
 PLACE = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+"
-WRAPPER_PREFIX = r"(?:(?:base_model|model|unet|module)\.)*"  # what training wrappers and pipelines put in front
+WRAPPER_PREFIX = r"(?:(?:base_model|model|ema_model|diffusion_model|unet|network)\.)*"  # what trainers put in front
+WRAPPER = re.compile(  # what torch.compile and distributed training put before and inside names
+    r"(?<![^.])(?:module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 PUBLISHED_TO_DIFFUSERS = {  # parts of names inside a temporal transformer, replaced in this order
     "attention_blocks.0.pos_encoder.": "pos_embed.",
     "attention_blocks.0.": "attn1.",
@@ -24,7 +27,7 @@ PUBLISHED_TO_DIFFUSERS = {  # parts of names inside a temporal transformer, repl
 LORA_TENSOR = re.compile(
     r"""(?P<layer>.+?)\.
     (?:
-        lora[._](?P<factor>down|up|A|B)(?:\.\w+)?\.weight  # lora.down.weight, lora_down.weight, lora_A.default.weight
+        lora[._](?P<factor>down|up|A|B)(?:\.[^.]+)?\.weight  # lora.down.weight, lora_down.weight, lora_A.default.weight
         | (?:lora\.)?(?P<alpha>alpha)                      # alpha, lora.alpha
     )""",
     re.VERBOSE,
@@ -41,8 +44,8 @@ KOHYA_WORD = re.compile(rf"(?:{'|'.join(UNDERSCORED_WORDS)})(?=_|$)|[^_]+")
 
 
 def published_name(name: str) -> str | None:
-    """The published name of a motion module's tensor, from either name; None for any other tensor."""
-    found = re.fullmatch(rf"{WRAPPER_PREFIX}({PLACE})\.(?:temporal_transformer\.)?(.+)", name)
+    """The published name of a motion module's tensor, from either name, whatever stands before it; None for others."""
+    found = re.fullmatch(rf"(?:.+\.)?({PLACE})\.(?:temporal_transformer\.)?(.+)", name)
     if not found:
         return None
     place, rest = found.groups()

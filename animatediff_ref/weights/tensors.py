@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,20 +16,24 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from animatediff_ref.weights.names import WRAPPER
+
 WRITTEN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the numbers in files that are written here
-WRAPPERS = ("state_dict", "controlnet", "motion_module")  # top-level entries under which files keep their tensors
+WRAPPERS = ("state_dict", "controlnet", "motion_module")  # entries that hold the weights, whatever else is there
 NOT_WEIGHTS = ("animatediff_config",)  # an entry of published files that is not a weight and means nothing here
-ADAPTER_WEIGHTS = (  # names of the file of weights in a folder of a diffusers MotionAdapter
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
+ADAPTER_WEIGHTS = "diffusion_pytorch_model"  # how the names of files of weights begin in a folder of diffusers
+FOLDERS = {  # how the names of files of weights begin -> the file of settings beside them, its name in ``Weights``
+    ADAPTER_WEIGHTS: ("config.json", "diffusers"),
+    "adapter_model": ("adapter_config.json", "peft"),
+    "pytorch_lora_weights": (None, ""),  # diffusers keeps the settings of a LoRA in its metadata
+}
 
 
 class Weights(NamedTuple):
     """What a file holds: tensors by name, and metadata, which are strings by name.
 
-    The configuration of a diffusers folder is in the metadata too, as JSON under ``"diffusers"``.
+    The settings that lie beside the file are in the metadata too, as JSON: ``config.json`` of a diffusers folder under
+    ``"diffusers"``, ``adapter_config.json`` of a peft folder under ``"peft"``.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -94,9 +99,10 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata
 def read_weights(path: str | Path) -> Weights:
     """The tensors of a file, memory-mapped where its format allows. The content decides what it is, not the name.
 
-    Reads safetensors; torch files with ``weights_only=True``, flat or wrapped (``state_dict``, ``controlnet``), with or
-    without the ``module.`` of distributed training; and folders of a diffusers ``MotionAdapter``. Raises
-    ``Unreadable``, which says what the file seems to be, if it holds no weights, is damaged, or holds code.
+    Reads safetensors; torch files with ``weights_only=True``, flat or as an entry of what a training saved, with or
+    without the wrappers of compiling and of distributed training in the names; and folders of diffusers and peft, whole
+    or in shards, of which full precision comes before a variant such as fp16. Raises ``Unreadable``, which says what
+    the file seems to be, if it holds no weights, is damaged, or holds code.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -114,7 +120,7 @@ def read_weights(path: str | Path) -> Weights:
     broken = [name for name, tensor in weights.tensors.items() if not _is_finite(tensor)]
     if broken:
         raise Unreadable(f"{path} is damaged: {len(broken)} tensors hold NaN or infinite values, first {broken[0]}")
-    return weights
+    return Weights(weights.tensors, {**weights.metadata, **_settings_beside(path)})
 
 
 def json_in(metadata: Mapping[str, str], key: str) -> dict:
@@ -154,24 +160,97 @@ def _read_torch(path: Path, head: bytes) -> Weights:
                 state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise Unreadable(f"{path} holds a {type(state).__name__}, not tensors by name")
+    return Weights(_unwrapped(_opened(state)), {})
+
+
+def _opened(state: dict) -> dict:
+    """The weights in what a training saved: all of it, one entry, or several entries under their names."""
     for name in WRAPPERS:
         if isinstance(state.get(name), dict):
             state = state[name]
-    return Weights(_unwrapped(state), {})
+    if _is_state_dict(state):
+        return state
+    entries = dict(_state_dicts(state))
+    if len(entries) == 1:
+        return next(iter(entries.values()))
+    return {f"{path}.{name}": value for path, entry in entries.items() for name, value in entry.items()} or state
+
+
+def _state_dicts(content: dict) -> Iterator[tuple[str, dict]]:
+    """All state dicts in a dict of dicts, and the names that lead to them."""
+    for name, value in content.items():
+        if isinstance(value, dict) and _is_state_dict(value):
+            yield str(name), value
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{path}", entry) for path, entry in _state_dicts(value))
+
+
+def _is_state_dict(content: dict) -> bool:
+    """Whether there are tensors under names of parameters, which have dots; those of an optimizer have none."""
+    return any(isinstance(name, str) and "." in name and torch.is_tensor(value) for name, value in content.items())
 
 
 def _read_folder(path: Path) -> Weights:
-    """A folder as diffusers' ``save_pretrained`` leaves it; the configuration goes into the metadata as text."""
-    files = [path / name for name in ADAPTER_WEIGHTS if (path / name).is_file()]
-    config = path / "config.json"
-    if not files or not config.is_file():
-        raise Unreadable(f"{path} is a folder, but not a diffusers MotionAdapter: it lacks config.json or weights")
-    tensors, metadata = read_weights(files[0])
-    return Weights(tensors, {**metadata, "diffusers": config.read_text()})
+    """A folder as diffusers' or peft's ``save_pretrained`` leaves it, or diffusers' ``save_lora_adapter``."""
+    for stem, (settings, _) in FOLDERS.items():
+        if (settings is None or (path / settings).is_file()) and (files := _files_of(path, stem)):
+            parts = [read_weights(file) for file in files]
+            return Weights({name: tensor for part in parts for name, tensor in part.tensors.items()}, parts[0].metadata)
+    if (path / "model_index.json").is_file():
+        raise Unreadable(f"{path} is the folder of a whole pipeline: name the folder of one of its parts")
+    raise Unreadable(
+        f"{path} is a folder, but not a diffusers MotionAdapter (config.json and {ADAPTER_WEIGHTS}.safetensors) nor a "
+        f"LoRA of peft (adapter_config.json and adapter_model.safetensors): it holds {_content(path)}"
+    )
+
+
+def _content(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "") if names else "nothing"
+
+
+def _files_of(folder: Path, stem: str) -> list[Path]:
+    """The file of weights in a folder, or all its shards. The best of several: safetensors, and no variant."""
+    form = re.compile(rf"{stem}(?:\.(\w+))?\.(safetensors|bin)(?:\.index(?:\.(\w+))?(\.json))?")
+    ranked = []
+    for path in folder.iterdir():
+        if found := form.fullmatch(path.name):
+            before, suffix, after, is_index = found.groups()
+            variant = before or after or ""
+            ranked.append((suffix == "bin", variant != "", variant != "fp16", variant, bool(is_index), path))
+    if not ranked:
+        return []
+    *_, is_index, path = min(ranked)
+    if not is_index:
+        return [path]
+    try:
+        shards = sorted(set(json.loads(_text(path))["weight_map"].values()))
+        return [folder / Path(name).name for name in shards]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{path} needs a weight_map, which names the shards: {error!r}") from error
+
+
+def _settings_beside(path: Path) -> dict[str, str]:
+    """The settings that diffusers or peft left beside a file of weights of theirs, as JSON by its name in metadata."""
+    for stem, (settings, key) in FOLDERS.items():
+        if settings and re.match(rf"{stem}[.-]", path.name) and (beside := path.with_name(settings)).is_file():
+            return {key: _text(beside)}
+    return {}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _unwrapped(state: Mapping) -> dict[str, torch.Tensor]:
-    return {str(name).removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
+    found = {}
+    for name, value in state.items():
+        if torch.is_tensor(value):
+            plain = WRAPPER.sub("", str(name))
+            if plain in found:
+                raise ValueError(f"two tensors are {plain}, one of them {name}")
+            found[plain] = value
+    return found
 
 
 def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
