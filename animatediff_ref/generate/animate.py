@@ -37,7 +37,7 @@ def animate(
     seed: int = 0,
     num_inference_steps: int = 25,
     guidance_scale: float | None = None,
-    schedule: str = "official",
+    schedule: str | None = None,
     decode_chunk_size: int = 1,
     **options,
 ) -> np.ndarray:
@@ -49,8 +49,10 @@ def animate(
     - ``num_frames``: by default as many as ``inject`` was told.
     - ``guidance_scale``: by default ``default_guidance(pipe)``: 7.5, for the mini world less.
     - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
-    - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, with which motion modules were trained, and then
-      gives the pipeline its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). LCM needs ``"pipeline"``.
+    - ``schedule``: ``"official"``, the default, samples with ``motion_scheduler(pipe.scheduler)``: DDIM with the betas of
+      the motion modules' training and what the base predicts. The pipeline then gets its own back. A ``ScheduleWarning``
+      says so where its own is another, unless ``"official"`` is asked for. ``"pipeline"`` keeps the pipeline's, as it
+      is (DPM++, LCM ...). LCM needs ``"pipeline"``.
     - ``decode_chunk_size``: how many frames go through the decoder at a time.
     - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... ``as_rows`` lists which
       pictures, clips and masks they may be; each frame gets its own, also as ``ip_adapter_image``. Several ControlNets
@@ -106,14 +108,35 @@ def _motion_in(pipe) -> MotionModule:
     return motion
 
 
-def _scheduler(pipe, schedule: str):
-    if schedule not in ("official", "pipeline"):
+class ScheduleWarning(UserWarning):
+    """A pipeline's own scheduler is not the one that its clip is sampled with."""
+
+
+def _scheduler(pipe, schedule: str | None):
+    """The scheduler to sample with. Called from ``animate``, for whose caller the warning is."""
+    if schedule not in (None, "official", "pipeline"):
         raise ValueError(f"schedule is 'official' or 'pipeline', got {schedule!r}")
     if schedule == "pipeline":
         return pipe.scheduler
     if "original_inference_steps" in signature(pipe.__call__).parameters:  # a pipeline made for LCM
         raise ValueError(f"{type(pipe).__name__} samples with its own scheduler only: use schedule='pipeline'")
-    return motion_scheduler()
+    official = motion_scheduler(pipe.scheduler)
+    if schedule is None and not _alike(pipe.scheduler, official):
+        own = type(pipe.scheduler).__name__
+        warnings.warn(
+            f"the clip is sampled with DDIM and linear betas, as motion modules were trained, and not with this "
+            f"pipeline's {own}: schedule='official' means that, schedule='pipeline' keeps the {own} (give it the betas by "
+            f"{own}.from_config(pipe.scheduler.config, beta_schedule='linear'))",
+            ScheduleWarning,
+            stacklevel=3,
+        )
+    return official
+
+
+def _alike(own, official) -> bool:
+    """Whether a scheduler is of the same class and has the same settings."""
+    settings = {name: value for name, value in official.config.items() if not name.startswith("_")}
+    return type(own) is type(official) and settings.items() <= dict(own.config).items()
 
 
 def _in_chunks(decode: Callable, size: int) -> Callable:

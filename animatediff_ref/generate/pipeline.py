@@ -11,7 +11,6 @@ import transformers
 from safetensors import SafetensorError
 
 from animatediff_ref.generate.inputs import words_of
-from animatediff_ref.method.objective import motion_scheduler
 from animatediff_ref.mini.files import STYLES, resolve
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -41,7 +40,7 @@ with quietly():  # else importing it prints hints about image processors
 def load_base(
     name: str | Path = "mini", *, style: str | None = None, dtype: torch.dtype = torch.float32
 ) -> StableDiffusionPipeline:
-    """A Stable-Diffusion-1.x pipeline, with the scheduler that motion modules were trained with (linear betas).
+    """A Stable-Diffusion-1.x pipeline with its own scheduler; ``animate`` samples with that of the motion modules.
 
     ``name`` is ``"mini"``, a folder, one .safetensors or .ckpt file, or a hub id. A hub id is downloaded; so are the
     configuration and the tokenizer for a single file, unless they are cached. ``style`` names one of the mini world's
@@ -67,11 +66,9 @@ def load_base(
     try:
         with quietly():
             pipe = _load_style(place, style) if style else _load(str(name) if on_hub else place)
-            pipe = pipe.to(dtype)
+            return pipe.to(dtype)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{name} is not a pipeline that diffusers can load: {str(error).splitlines()[0]}") from error
-    pipe.scheduler = motion_scheduler()
-    return pipe
 
 
 def _load(place: str | Path, **options) -> StableDiffusionPipeline:
