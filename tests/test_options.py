@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import motion_for
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
-from test_pipelines import FRAMES, pipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from test_pipelines import FRAMES, SIZE, pipeline
+from transformers import CLIPTextModel
 
 import animatediff_ref as ar
+from animatediff_ref.generate.inputs import as_rows, as_seen
 from animatediff_ref.method.objective import draw_noise
 from animatediff_ref.training import run
 
@@ -148,3 +158,146 @@ def test_a_run_trains_with_what_the_base_predicts(monkeypatch, stage, name, tmp_
     told = {"clips": tmp_path / "films", "out": tmp_path / "run", "camera": "zoom_in" if stage == "camera" else ""}
     with pytest.raises(Reached):
         list(ar.run_stage(stage, ar.read_config(stage, "smoke", told)))
+
+
+# Pictures, embeddings and other inputs
+
+
+def a_picture(mode: str) -> Image.Image:
+    """A grey wedge, the left half of it transparent where the mode can be."""
+    wedge = Image.linear_gradient("L").resize((SIZE, SIZE)).transpose(Image.Transpose.ROTATE_90)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(wedge).astype(np.uint16) * 257)
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        wedge = wedge.convert("RGBA" if "R" in mode or mode == "PA" else "LA")
+        wedge.putalpha(Image.fromarray(np.repeat([0, 255], SIZE // 2).astype(np.uint8)[None].repeat(SIZE, 0)))
+        return wedge.convert("P").convert("PA") if mode == "PA" else wedge.convert(mode)
+    return wedge.convert(mode)
+
+
+MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I;16", "LA", "La", "RGBA", "RGBa")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pictures_of_every_mode_are_what_a_viewer_shows(mode):
+    seen = np.asarray(as_rows(a_picture(mode), 1, FRAMES, "image")[0]).astype(int)
+    assert seen.shape == (SIZE, SIZE, 3)
+    wedge = np.asarray(a_picture("RGB")).astype(int)
+    if "A" in mode.upper():
+        assert (seen[:, : SIZE // 2] == 255).all(), "what is transparent lies on white"
+        wedge[:, : SIZE // 2] = 255
+    if mode == "1":
+        assert abs(seen.mean() - wedge.mean()) < 5 and set(seen.flat) == {0, 255}
+    else:
+        assert np.abs(seen - wedge).max() < 10
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+def test_transparent_and_grey_pictures_go_into_pipelines_as_their_rgb(kind):
+    """diffusers takes four channels for latents."""
+    pipe = animated(kind)
+    more = {"strength": 0.9, **STEPS} | ({"mask_image": a_picture("1")} if "Inpaint" in kind.__name__ else {})
+    for mode in ("RGBA", "L"):
+        rgb = as_seen(a_picture(mode))
+        grey = np.asarray(rgb)[..., 0]
+        wanted = ar.animate(pipe, "a penguin", image=rgb, **more)
+        pixels = torch.from_numpy(np.asarray(rgb) / np.float32(255)).permute(2, 0, 1)
+        forms = [a_picture(mode), [a_picture(mode)] * FRAMES, grey, np.stack([grey] * FRAMES), np.asarray(rgb) / 255.0]
+        forms += [pixels, pixels[None], [pixels] * FRAMES, pixels.expand(FRAMES, -1, -1, -1)]
+        for form in forms:
+            made = ar.animate(pipe, "a penguin", image=form, **more)
+            assert made.shape == wanted.shape and np.abs(made.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            np.zeros((8, 8, 3), int),
+            "image needs uint8 from 0 to 255, bool, or float from 0 to 1; got int64 from 0 to 0",
+        ),
+        (np.full((4, 8, 8, 3), 255.0), "float from 0 to 1; got float64 from 255 to 255"),
+        (np.full((8, 8, 3), -1.0), "got float64 from -1 to -1"),
+        (np.zeros((8, 8, 4), np.uint8), r"got shape \(8, 8, 4\)"),
+        (np.zeros((11, 8, 8), np.uint8), r"got shape \(11, 8, 8\)"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "pictures of one size"),
+        ([Image.new("RGB", (8, 8))] * 3, r"got shape \(3, 8, 8, 3\)"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), "as a tensor is float from 0 to 1 .*; got torch.uint8"),
+        (torch.full((3, 8, 8), 255.0), "got torch.float32 from 255 to 255"),
+        (torch.zeros(3, 3, 8, 8), r"image needs a tensor \(c, h, w\), .*; got \(3, 3, 8, 8\)"),
+        (Image.new("I", (8, 8)), "needs 8 or 16 bits a channel, got mode I"),
+        (Image.new("F", (8, 8)), "needs 8 or 16 bits a channel, got mode F"),
+    ],
+)
+def test_pictures_that_could_be_taken_for_others_are_refused(option, said):
+    with pytest.raises(ValueError, match=said):
+        as_rows(option, 3, 4, "image")
+
+
+def test_masks_are_grey_and_not_transparent():
+    for mode in ("1", "L", "RGB"):
+        assert as_rows(a_picture(mode), 1, 2, "mask_image")[0].mode == "L"
+    assert as_rows(torch.zeros(4, 8, 8), 2, 4, "mask_image").shape == (8, 1, 8, 8)
+    opaque = Image.new("RGBA", (8, 8), "white")
+    assert as_rows(opaque, 1, 2, "mask_image")[0].getextrema() == (255, 255)
+    with pytest.raises(ValueError, match="white where it paints and black elsewhere; this one is transparent"):
+        as_rows(a_picture("RGBA"), 1, 2, "mask_image")
+
+
+def test_embeddings_take_the_place_of_prompts():
+    pipe = animated()
+    words, other = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a penguin", "a rocket"))
+    none = pipe.encode_prompt("snow", "cpu", 1, False)[0]
+    wanted = ar.animate(pipe, "a penguin", negative_prompt="snow", **STEPS)
+
+    def off(clip, same) -> int:
+        return np.abs(clip.astype(int) - same).max()
+
+    for embeddings in (words, words.repeat(FRAMES, 1, 1)):
+        assert off(ar.animate(pipe, prompt_embeds=embeddings, negative_prompt_embeds=none, **STEPS), wanted) <= 1
+    assert off(ar.animate(pipe, "a penguin", negative_prompt_embeds=none, **STEPS), wanted) <= 1
+    assert off(ar.animate(pipe, prompt_embeds=words, negative_prompt="snow", **STEPS), wanted) <= 1
+    mixed = torch.cat([words] * 2 + [other] * (FRAMES - 2))
+    assert (
+        off(ar.animate(pipe, prompt_embeds=mixed, **STEPS), ar.animate(pipe, {0: "a penguin", 2: "a rocket"}, **STEPS))
+        <= 1
+    )
+    both = ar.animate(pipe, prompt_embeds=torch.stack([words, other]), **STEPS)
+    assert off(both, ar.animate(pipe, ["a penguin", "a rocket"], **STEPS)) <= 1
+    assert off(both[0], both[1]) > 5
+    for prompt, options, said in (
+        (None, {}, "either a prompt or prompt_embeds, got neither"),
+        ("", {"prompt_embeds": words}, "either a prompt or prompt_embeds, got both"),
+        ("a", {"negative_prompt": "b", "negative_prompt_embeds": none}, "or negative_prompt_embeds, got both"),
+        (None, {"prompt_embeds": words.repeat(3, 1, 1)}, r"\(1, tokens, width\) .*; got \(3, 16, 24\)"),
+        (None, {"prompt_embeds": [words]}, "prompt_embeds needs a tensor .* got list"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ar.animate(pipe, prompt, **options, **STEPS)
+
+
+def test_latents_are_the_noise_of_every_frame():
+    pipe, frames = animated(), torch.randn(FRAMES, 4, 8, 8)
+    wanted = ar.animate(pipe, "a penguin", latents=frames, **STEPS)
+    assert np.array_equal(wanted, ar.animate(pipe, "a penguin", latents=frames[None], **STEPS))
+    for wrong in (frames[:1], frames[0], torch.randn(1, 5, 4, 8, 8), "noise"):
+        with pytest.raises(ValueError, match=r"latents needs a tensor \(4, channels, height, width\)"):
+            ar.animate(pipe, "a penguin", latents=wrong, **STEPS)
+
+
+def test_clip_skip_leaves_out_the_last_layers_of_the_text_encoder():
+    pipe = animated()
+    config = pipe.text_encoder.config
+    config.num_hidden_layers = 3
+    pipe.text_encoder = CLIPTextModel(config).eval()
+    options = {"guidance_scale": 1.0, **STEPS}  # diffusers skips nothing in the negative prompt
+    whole = ar.animate(pipe, "a penguin", **options)
+    assert np.array_equal(whole, ar.animate(pipe, "a penguin", clip_skip=0, **options))
+    skipped = ar.animate(pipe, "a penguin", clip_skip=2, **options)
+    for wrong in (4, -1, 1.5):
+        with pytest.raises(ValueError, match="how many of the text encoder's 3 layers are left out, got"):
+            ar.animate(pipe, "a penguin", clip_skip=wrong, **options)
+    inner = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
+    inner.encoder.layers, config.num_hidden_layers = inner.encoder.layers[:1], 1
+    assert not np.array_equal(whole, skipped)
+    assert np.array_equal(skipped, ar.animate(pipe, "a penguin", **options))

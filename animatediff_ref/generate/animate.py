@@ -31,7 +31,7 @@ SET_BY_ANIMATE = {  # option of a pipeline -> what to use instead
 
 def animate(
     pipe,
-    prompt: str | dict[int, str] | list,
+    prompt: str | dict[int, str] | list | None = None,
     *,
     num_frames: int | None = None,
     seed: int = 0,
@@ -45,7 +45,8 @@ def animate(
 
     - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for
       several clips in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone.
-      ``negative_prompt`` likewise.
+      ``negative_prompt`` likewise. ``prompt_embeds`` may take its place: (1 or f, tokens, width), or with the number of
+      clips before it for several in a batch; ``negative_prompt_embeds`` likewise.
     - ``num_frames``: by default as many as ``inject`` was told.
     - ``guidance_scale``: by default ``default_guidance(pipe)``: 7.5, for the mini world less.
     - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
@@ -65,11 +66,11 @@ def animate(
     """
     motion = _motion_in(pipe)
     _check_options(pipe, options, decode_chunk_size)
-    clips = len(prompt) if isinstance(prompt, list) else 1
+    clips, batched = _number_of_clips(prompt, options)
     with instead(motion, "num_frames", motion.num_frames if num_frames is None else num_frames):
         frames = motion.num_frames
-        prompts = prompts_by_row(prompt, clips, frames)
-        if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts))):
+        prompts = None if prompt is None else prompts_by_row(prompt, clips, frames)
+        if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts or ()))):
             warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWordsWarning, stacklevel=2)
         with (
             instead(pipe, "scheduler", _scheduler(pipe, schedule)),
@@ -85,7 +86,22 @@ def animate(
                 **options,
             ).images
     rows = (np.asarray(images) * 255).round().astype(np.uint8)
-    return rows.reshape(clips, frames, *rows.shape[1:]) if isinstance(prompt, list) else rows
+    return rows.reshape(clips, frames, *rows.shape[1:]) if batched else rows
+
+
+def _number_of_clips(prompt, options: dict) -> tuple[int, bool]:
+    """How many clips are asked for, and whether as a batch. ``ValueError`` for two sorts of prompts, or none."""
+    embeddings = options.get("prompt_embeds")
+    if (prompt is None) == (embeddings is None):
+        raise ValueError(
+            f"animate needs either a prompt or prompt_embeds, got {'neither' if prompt is None else 'both'}"
+        )
+    if all(options.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds")):
+        raise ValueError("animate needs either negative_prompt or negative_prompt_embeds, got both")
+    if prompt is None:
+        batched = getattr(embeddings, "ndim", 0) == 4
+        return len(embeddings) if batched else 1, batched
+    return len(prompt) if isinstance(prompt, list) else 1, isinstance(prompt, list)
 
 
 def _check_options(pipe, options: dict, decode_chunk_size: int) -> None:
