@@ -1,12 +1,15 @@
 """What belongs to the base, and what people give ``animate`` besides a prompt: the right values, on small random pipelines."""
 
+import copy
 import warnings
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import motion_for
+from conftest import lora_for, motion_for, tiny_unet
+from conftest import run as run_unet
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
@@ -20,9 +23,12 @@ from test_pipelines import FRAMES, SIZE, pipeline
 from transformers import CLIPTextModel
 
 import animatediff_ref as ar
+from animatediff_ref.generate import pipeline as base
 from animatediff_ref.generate.inputs import as_rows, as_seen
+from animatediff_ref.method.adapters import DOMAIN, lora_layers, motion_loras
 from animatediff_ref.method.objective import draw_noise
 from animatediff_ref.training import run
+from animatediff_ref.weights import hub
 
 V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 STEPS = {"num_inference_steps": 2}
@@ -301,3 +307,154 @@ def test_clip_skip_leaves_out_the_last_layers_of_the_text_encoder():
     inner.encoder.layers, config.num_hidden_layers = inner.encoder.layers[:1], 1
     assert not np.array_equal(whole, skipped)
     assert np.array_equal(skipped, ar.animate(pipe, "a penguin", **options))
+
+
+# The interface that users of diffusers and peft expect
+
+
+def test_a_generator_may_take_the_place_of_the_seed():
+    pipe = animated()
+    wanted = ar.animate(pipe, ["a penguin"] * 2, seed=3, **STEPS)
+    own = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    assert np.array_equal(wanted, ar.animate(pipe, ["a penguin"] * 2, generator=own, **STEPS))
+    shared = torch.Generator().manual_seed(3)
+    assert np.abs(ar.animate(pipe, "a penguin", generator=shared, **STEPS).astype(int) - wanted[0]).max() <= 1
+    assert np.abs(ar.animate(pipe, "a penguin", generator=shared, **STEPS).astype(int) - wanted[0]).max() > 5, (
+        "it goes on"
+    )
+    for options in ({"generator": own}, {"generator": shared, "seed": 1}, {"generator": 7}):
+        with pytest.raises(
+            ValueError, match=r"a seed or a torch\.Generator, or 1 of them, one for each clip; got seed="
+        ):
+            ar.animate(pipe, "a penguin", **options, **STEPS)
+
+
+def test_clips_as_images_and_as_latents():
+    pipe = animated()
+    wanted = ar.animate(pipe, ["a penguin"] * 2, **STEPS)
+    images = ar.animate(pipe, ["a penguin"] * 2, output="pil", **STEPS)
+    assert np.array_equal(wanted, [[np.asarray(image) for image in clip] for clip in images])
+    one = ar.animate(pipe, "a penguin", output="pil", **STEPS)
+    assert len(one) == FRAMES and isinstance(one[0], Image.Image)
+    latents = ar.animate(pipe, ["a penguin"] * 2, output="latent", **STEPS)
+    assert latents.shape == (2, FRAMES, 4, 8, 8)
+    assert np.abs(ar.decode_latents(pipe.vae, latents[0]).astype(int) - wanted[0]).max() <= 1
+    with pytest.raises(ValueError, match="output is one of uint8, pil, latent, got 'np'"):
+        ar.animate(pipe, "a penguin", output="np")
+    with pytest.raises(ValueError, match="animate sets output_type itself: use output"):
+        ar.animate(pipe, "a penguin", output_type="pil")
+    pipe.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the UNet gave numbers that are not finite"):
+        ar.animate(pipe, "a penguin", output="latent", **STEPS)
+
+
+def test_a_pipeline_at_work_refuses_a_second_call_and_makes_the_clip_it_was_to_make():
+    pipe = animated()
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)  # shares its parts
+    wanted, refused = ar.animate(pipe, "a penguin", **STEPS), []
+
+    def second(which, **options) -> None:
+        with pytest.raises(ValueError, match="is making a clip already: wait for it, or give every thread a copy"):
+            ar.animate(which, "a rocket", num_frames=2, **options, **STEPS)
+        refused.append(which)
+
+    def meanwhile(_, step, timestep, tensors):
+        for which, options in ((pipe, {}), (other, {"image": Image.new("RGB", (SIZE, SIZE))})):
+            thread = Thread(target=second, args=(which,), kwargs=options)
+            thread.start()
+            thread.join()
+        copied = ar.animate(copy.deepcopy(pipe), "a penguin", **STEPS) if step == 0 else wanted
+        assert np.array_equal(copied, wanted)
+        return tensors
+
+    assert np.array_equal(wanted, ar.animate(pipe, "a penguin", callback_on_step_end=meanwhile, **STEPS))
+    assert refused == [pipe, other] * 2
+    assert ar.animate(other, "a rocket", image=Image.new("RGB", (SIZE, SIZE)), **STEPS).shape[0] == FRAMES, "free again"
+
+
+@pytest.fixture
+def a_hub(tmp_path, monkeypatch):
+    """A hub with a motion module as a folder and as a file; what is fetched from it is listed."""
+    unet, asked = tiny_unet(), []
+    motion = motion_for(unet)
+    ar.save_motion_module(motion, tmp_path / "hub/owner/adapter", format="diffusers")
+    ar.save_motion_module(motion, tmp_path / "hub/owner/files/deep/mm.safetensors")
+
+    def download(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        if not (place := tmp_path / "hub" / repository / file).exists():
+            raise hub.EntryNotFoundError("404: no such entry")
+        return str(place)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    return motion, asked
+
+
+def test_a_motion_module_by_its_hub_id(a_hub):
+    motion, asked = a_hub
+    for name in ("owner/files/deep/mm.safetensors", "owner/adapter"):
+        loaded = ar.load_motion_module(name)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in motion.state_dict().items())
+    assert set(asked) == {
+        "owner/files/deep/mm.safetensors",
+        "owner/adapter/config.json",
+        "owner/adapter/diffusion_pytorch_model.safetensors",
+    }
+    with pytest.raises(ValueError, match="no file owner/absent here, and none to be had from the hub: 404"):
+        ar.load_motion_module("owner/absent")
+
+
+def test_nothing_is_downloaded_for_what_is_a_path(a_hub, tmp_path):
+    motion, asked = a_hub
+    (tmp_path / "runs").mkdir()
+    for path in (
+        "runs/zoom/mm.ckpt",
+        "mm.ckpt",
+        "owner/mm.ckpt",
+        tmp_path / "absent/mm.ckpt",
+        "./owner/name",
+        "a/b/c/d",
+    ):
+        with pytest.raises(ValueError, match="there is no file"):
+            ar.load_motion_module(path)
+    assert ar.load_motion_module("hub/owner/adapter").places == motion.places
+    assert asked == []
+
+
+def test_a_base_by_a_hub_id_with_a_dot_in_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(base, "_load", lambda place: asked.append(place) or pipeline(StableDiffusionPipeline))
+    ar.load_base("owner/Vision_V5.1_noVAE")
+    assert asked == ["owner/Vision_V5.1_noVAE"]
+
+
+def test_groups_of_norms_are_the_unets_where_a_file_does_not_say(tmp_path):
+    unet = tiny_unet()  # of 8 groups; its widths divide into 32, too
+    motion, file = motion_for(unet), tmp_path / "mm.ckpt"
+    torch.save(motion.state_dict(), file)
+    ar.inject(unet, motion)
+    wanted = run_unet(unet)
+    loaded = ar.load_motion_module(file)
+    ar.inject(unet, loaded, 4)
+    assert loaded.config.norm_groups == 8 and torch.equal(run_unet(unet), wanted)
+    told = ar.load_motion_module(file, ar.MotionConfig(norm_groups=16))
+    ar.inject(unet, told, 4)
+    assert told.config.norm_groups == 16 and not torch.equal(run_unet(unet), wanted)
+    ar.save_motion_module(told, tmp_path / "told.safetensors")
+    ar.inject(unet, again := ar.load_motion_module(tmp_path / "told.safetensors"))
+    assert again.config.norm_groups == 16
+
+
+def test_pefts_words_for_names_and_weights(tmp_path):
+    unet = tiny_unet()
+    motion = motion_for(unet)
+    lora_for(motion, tmp_path / "camera.safetensors")
+    lora_for(unet, tmp_path / "look.safetensors")
+    ar.load_motion_lora(motion, tmp_path / "camera.safetensors", adapter_name="zoom", scale=0.5)
+    assert motion_loras(motion) == {"zoom": 0.5}
+    ar.save_motion_lora(motion, tmp_path / "again.safetensors", adapter_name="zoom")
+    ar.load_domain_adapter(unet, tmp_path / "look.safetensors", weight=0.25)
+    assert {layer.scaling[DOMAIN] for layer in lora_layers(unet)} == {0.25}
+    with pytest.raises(ValueError, match="scale is another word for weight: give one of them"):
+        ar.load_motion_lora(motion, tmp_path / "camera.safetensors", weight=1.0, scale=1.0)

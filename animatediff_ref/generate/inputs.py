@@ -40,17 +40,24 @@ def _prompts_of_clip(prompt: str | dict[int, str], frames: int) -> list[str]:
     return texts
 
 
-def generators_by_row(seed: int, clips: int, frames: int) -> list[torch.Generator]:
-    """A generator for every row. The rows of clip ``i`` draw in turn from one generator, seeded with ``seed + i``."""
+def generators_by_row(seed: int, clips: int, frames: int, generator=None) -> list[torch.Generator]:
+    """A generator for every row. The rows of clip ``i`` draw in turn from one, ``generator`` or its entry ``i``.
+
+    Without ``generator``, it is one on the CPU, seeded with ``seed + i``.
+    """
+    if generator is not None:
+        own = generator if isinstance(generator, list) else [generator]
+        if len(own) not in (1, clips) or not all(isinstance(each, torch.Generator) for each in own) or seed:
+            raise ValueError(
+                f"animate needs a seed or a torch.Generator, or {clips} of them, one for each clip; "
+                f"got seed={seed!r} and generator={generator!r}"
+            )
+        return [each for each in own * (clips // len(own)) for _ in range(frames)]
     if not hasattr(seed, "__index__"):
         raise ValueError(f"a seed is a whole number, got {seed!r}")
-    rows = []
-    for i in range(clips):
-        number = int(seed) + i
-        within = -(2**63) <= number < 2**64  # what torch takes; others are folded into it
-        generator = torch.Generator().manual_seed(number if within else number % 2**64)
-        rows += [generator] * frames
-    return rows
+    numbers = [int(seed) + i for i in range(clips)]
+    within = [n if -(2**63) <= n < 2**64 else n % 2**64 for n in numbers]  # what torch takes; others are folded into it
+    return [each for n in within for each in [torch.Generator().manual_seed(n)] * frames]
 
 
 def default_guidance(pipe) -> float:

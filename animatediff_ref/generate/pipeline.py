@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from animatediff_ref.generate.inputs import words_of
 from animatediff_ref.mini.files import STYLES, resolve
+from animatediff_ref.weights.hub import SUFFIXES
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -58,7 +59,7 @@ def load_base(
         raise ValueError(f"no mini style {style!r}; there are: {', '.join(STYLES)}")
     place = resolve("base", name)
     on_hub = not place.exists()
-    if on_hub and (place.suffix or not HUB_ID.fullmatch(str(name))):
+    if on_hub and (place.suffix in SUFFIXES or not HUB_ID.fullmatch(str(name))):
         raise ValueError(
             f"no base model at {place}: give 'mini', a pipeline folder, a .safetensors file "
             "or a hub id such as 'owner/name'"

@@ -18,10 +18,10 @@ OF_THE_BASE = (
 def motion_scheduler(base: SchedulerMixin | None = None) -> DDIMScheduler:
     """The schedule AnimateDiff trains and samples with: linear betas from 0.00085 to 0.012, leading steps, offset 1.
 
-    Stable Diffusion 1.5 itself ships ``scaled_linear`` betas; the motion modules were trained with linear ones. ``base``
-    is the scheduler of the image model. From it comes what the image model was trained for and cannot do otherwise: what
-    it predicts (noise, v or the sample), its number of timesteps, and a last timestep of pure noise (zero-SNR rescaling,
-    with the spacing of steps that reaches it). Without ``base``, it is a model that predicts noise.
+    Stable Diffusion 1.5 itself ships ``scaled_linear`` betas; the motion modules were trained with linear ones.
+    ``base`` is the scheduler of the image model. What the image model was trained for comes from it: what it predicts
+    (noise, v or the sample), its number of timesteps, and a last timestep of pure noise (zero-SNR rescaling, with the
+    spacing of steps that reaches it). Without ``base``, it is a model that predicts noise.
     """
     told = {} if base is None else base.config
     own = {name: told[name] for name in OF_THE_BASE if name in told}
@@ -37,7 +37,8 @@ WEIGHTINGS = ("plain", "min-snr", "debiased")
 def timestep_weight(scheduler: DDIMScheduler, t: torch.Tensor, weighting: str = "plain") -> torch.Tensor:
     r"""How much the error of ``denoising_error`` counts at each timestep: float32, the shape of ``t``.
 
-    For a base that predicts noise, and with :math:`\mathrm{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, the power of the picture over that of the noise:
+    For a base that predicts noise, with :math:`\mathrm{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, the power of the picture
+    over that of the noise:
 
     - ``"plain"``, 1: the paper's objective (Eq. 2 and 7).
     - ``"min-snr"``, :math:`\min(\mathrm{SNR}, 5) / \mathrm{SNR}`: plain where the SNR is below 5. Above it, in the steps
@@ -66,8 +67,9 @@ def denoising_error(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Mean squared error of each clip's predicted noise (Eq. 7): :math:`\|\epsilon - \epsilon_\theta(z_t^{1:f}, t, \tau(y))\|^2`.
 
-    A base that predicts v or the sample is held to that: ``scheduler``, such as ``motion_scheduler(pipe.scheduler)``, says
-    what. ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise and timesteps come from ``draw_noise``. All
+    A base that predicts v or the sample is held to that: ``scheduler`` says what, so take that of the base,
+    ``motion_scheduler(pipe.scheduler)``. ``latents`` is ``(b, f, c, h, w)``, scaled; ``text`` is ``(b, n, d)``. Noise and
+    timesteps come from ``draw_noise``. All
     frames of a clip read the same text. Returns the error and the timestep of each clip, both of shape (b,).
     """
     t, noise = draw_noise(scheduler, latents.shape, generator)

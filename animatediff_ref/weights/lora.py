@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -37,11 +38,30 @@ class SkippedLayersWarning(UserWarning):
     """A LoRA has layers for places that the module it was loaded on does not have."""
 
 
+def also_called(**words: str) -> Callable:
+    """Let a function take other libraries' words for its parameters, too: ``also_called(theirs="ours")``."""
+
+    def taught(function: Callable) -> Callable:
+        @wraps(function)
+        def renamed(*args, **options):
+            for theirs in words.keys() & options.keys():
+                if words[theirs] in options:
+                    raise ValueError(f"{theirs} is another word for {words[theirs]}: give one of them")
+                options[words[theirs]] = options.pop(theirs)
+            return function(*args, **options)
+
+        return renamed
+
+    return taught
+
+
+@also_called(adapter_name="name", scale="weight")
 def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, weight: float = 1.0) -> None:
     """Put the MotionLoRA of a file (paper section 4.3) on ``motion``, beside those already there.
 
     ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
-    ``set_motion_loras`` calls it; one already loaded by that name is replaced. Layers of a middle block that ``motion``
+    ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words,
+    ``adapter_name`` and ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion``
     does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``. Raises ``ValueError``
     if the file is something else or does not fit; ``motion`` is then as it was.
     """
@@ -66,6 +86,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     set_motion_loras(motion, {**motion_loras(motion), name: weight})
 
 
+@also_called(adapter_name="name")
 def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, format: str = "official") -> None:
     """Write a MotionLoRA of ``motion`` as it was loaded or trained, whatever its weight is now.
 
@@ -94,6 +115,7 @@ def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, fo
     save_pairs(merged, path, format, kind="motion_lora")
 
 
+@also_called(weight="scale")
 def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: float = 1.0) -> None:
     """Put the domain adapter (paper section 4.1) of a file, or ``"mini"``, on ``unet``, weighed by ``scale``.
 
