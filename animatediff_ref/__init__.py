@@ -56,7 +56,7 @@ PUBLIC = {  # module -> its public names
     "weights.convert": ("convert_file",),
     "generate.pipeline": ("best_device", "load_base"),
     "generate.inputs": ("UnknownWordsWarning", "default_guidance"),
-    "generate.animate": ("animate",),
+    "generate.animate": ("ScheduleWarning", "animate"),
     "clips.video": ("read_clip", "write_clip"),
     "clips.folders": ("ClipEntry", "list_clips"),
     "clips.check": ("ClipReport", "check_clips"),

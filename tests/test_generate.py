@@ -207,8 +207,8 @@ def test_what_animate_refuses(pipe, motion):
     ar.inject(pipe.unet, motion, num_frames=16)
     with pytest.raises(ValueError, match="1 to 32 frames, got num_frames=40"):
         quick(pipe, num_frames=40)
-    with pytest.raises(ValueError, match="animate sets generator itself: use seed"):
-        quick(pipe, generator=torch.Generator())
+    with pytest.raises(ValueError, match="animate sets num_images_per_prompt itself: use num_frames"):
+        quick(pipe, num_images_per_prompt=2)
     with pytest.raises(ValueError, match="schedule is 'official' or 'pipeline', got 'mine'"):
         quick(pipe, schedule="mine")
     with pytest.raises(ValueError, match="decode_chunk_size is a number of frames, at least 1; got 0"):

@@ -1,12 +1,15 @@
 """Generating: a personalised image pipeline with a motion module in its UNet makes a clip (paper section 4.4)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from inspect import signature
+from threading import Lock
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
+from PIL import Image
 
 from animatediff_ref.generate.inputs import (
     UnknownWordsWarning,
@@ -22,77 +25,138 @@ from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import motion_scheduler
 
 SET_BY_ANIMATE = {  # option of a pipeline -> what to use instead
-    "generator": "seed",
     "num_images_per_prompt": "num_frames",
-    "output_type": "the returned uint8 array",
-    "return_dict": "the returned uint8 array",
+    "output_type": "output",
+    "return_dict": "output",
 }
+OUTPUTS = ("uint8", "pil", "latent")
+LOCK, IN_USE = Lock(), set()  # ids of the parts of pipelines that are making clips
 
 
 def animate(
     pipe,
-    prompt: str | dict[int, str] | list,
+    prompt: str | dict[int, str] | list | None = None,
     *,
     num_frames: int | None = None,
     seed: int = 0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
     num_inference_steps: int = 25,
     guidance_scale: float | None = None,
-    schedule: str = "official",
+    schedule: str | None = None,
     decode_chunk_size: int = 1,
+    output: str = "uint8",
     **options,
-) -> np.ndarray:
+) -> np.ndarray | list | torch.Tensor:
     """A clip of ``prompt``, uint8 (f, h, w, 3), from a Stable-Diffusion-1.x pipeline with a motion module in its UNet.
 
     - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for
       several clips in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone.
-      ``negative_prompt`` likewise.
+      ``negative_prompt`` likewise. ``prompt_embeds`` may take its place: (1 or f, tokens, width), or with the number of
+      clips before it for several in a batch; ``negative_prompt_embeds`` likewise.
     - ``num_frames``: by default as many as ``inject`` was told.
     - ``guidance_scale``: by default ``default_guidance(pipe)``: 7.5, for the mini world less.
     - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
-    - ``schedule``: ``"official"`` samples with ``motion_scheduler()``, with which motion modules were trained, and then
-      gives the pipeline its own back; ``"pipeline"`` keeps the pipeline's (DPM++, LCM ...). LCM needs ``"pipeline"``.
+      ``generator`` may take its place, or a list with one for each clip: the frames of a clip draw from it in turn.
+    - ``schedule``: ``"official"``, the default, samples with ``motion_scheduler(pipe.scheduler)``: DDIM, the betas of
+      the motion modules' training, and what the base predicts. The pipeline then gets its own back. Where that is another,
+      a ``ScheduleWarning`` says so, unless ``"official"`` is asked for. ``"pipeline"`` keeps the pipeline's as it is
+      (DPM++, LCM ...). LCM needs ``"pipeline"``.
     - ``decode_chunk_size``: how many frames go through the decoder at a time.
+    - ``output``: ``"uint8"``; ``"pil"``, a list of images for each clip; or ``"latent"``, which decodes nothing: a
+      tensor (f, c, h, w), scaled, or (n, f, c, h, w), as ``decode_latents`` takes the frames of one clip.
     - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... ``as_rows`` lists which
       pictures, clips and masks they may be; each frame gets its own, also as ``ip_adapter_image``. Several ControlNets
-      or adapters take a list, a clip for each.
+      or adapters take a list, a clip for each. ``latents`` are the noise of every frame, (f, c, h, w).
 
-    While it runs, it changes scheduler, decoder and number of frames of ``pipe``, and then puts them back: no two
-    threads may animate one pipeline. Words that the base was never taught cause an ``UnknownWordsWarning``.
-    Raises ``ValueError`` without a motion module, for more frames than it has positions, and for prompts, clips or
-    settings that do not fit.
+    Tried are the pipelines of ``data/pipelines.csv``, on small random models; it says which do not animate.
+    While it runs, it changes scheduler, decoder and number of frames of ``pipe``, and then puts them back. A second
+    call with the pipeline, or with a part of it, is refused meanwhile: other threads need a ``copy.deepcopy``.
+    Words that the base was never taught cause an ``UnknownWordsWarning``. Raises ``ValueError`` without a motion
+    module, for more frames than it has positions, and for prompts, clips or settings that do not fit.
     """
     motion = _motion_in(pipe)
-    _check_options(pipe, options, decode_chunk_size)
-    clips = len(prompt) if isinstance(prompt, list) else 1
-    with instead(motion, "num_frames", motion.num_frames if num_frames is None else num_frames):
+    _check_options(pipe, options, decode_chunk_size, output)
+    clips, batched = _number_of_clips(prompt, options)
+    frames = motion.num_frames if num_frames is None else num_frames
+    with _alone(pipe, motion, pipe.vae, pipe.text_encoder, pipe.scheduler), instead(motion, "num_frames", frames):
         frames = motion.num_frames
-        prompts = prompts_by_row(prompt, clips, frames)
-        if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts))):
-            warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWordsWarning, stacklevel=2)
+        prompts = None if prompt is None else prompts_by_row(prompt, clips, frames)
+        _tell_unknown_words(pipe, prompts or ())
         with (
             instead(pipe, "scheduler", _scheduler(pipe, schedule)),
             instead(pipe.vae, "decode", _in_chunks(pipe.vae.decode, decode_chunk_size)),
             options_by_row(pipe, options, clips, frames) as options,
         ):
-            images = pipe(
+            made = pipe(
                 prompt=prompts,
-                generator=generators_by_row(seed, clips, frames),
+                generator=generators_by_row(seed, clips, frames, generator),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=default_guidance(pipe) if guidance_scale is None else guidance_scale,
-                output_type="np",
+                output_type="latent" if output == "latent" else "np",
                 **options,
             ).images
-    rows = (np.asarray(images) * 255).round().astype(np.uint8)
-    return rows.reshape(clips, frames, *rows.shape[1:]) if isinstance(prompt, list) else rows
+    rows = _checked_latents(pipe, made) if output == "latent" else (np.asarray(made) * 255).round().astype(np.uint8)
+    in_clips = rows.reshape(clips, frames, *rows.shape[1:])
+    if output == "pil":
+        in_clips = [[Image.fromarray(frame) for frame in clip] for clip in in_clips]
+    return in_clips if batched else in_clips[0]
 
 
-def _check_options(pipe, options: dict, decode_chunk_size: int) -> None:
+def _tell_unknown_words(pipe, prompts: Iterable[str]) -> None:
+    """Warn the caller of ``animate``."""
+    if unknown := unknown_words(pipe.tokenizer, " ".join(dict.fromkeys(prompts))):
+        warnings.warn(f"the base was never taught: {', '.join(unknown)}", UnknownWordsWarning, stacklevel=3)
+
+
+@contextmanager
+def _alone(*parts) -> Iterator[None]:
+    """Let one call at a time use each of these parts. ``ValueError`` for a second one."""
+    mine = {id(part) for part in parts if part is not None}
+    with LOCK:
+        if mine & IN_USE:
+            raise ValueError(
+                "this pipeline, or a part of it, is making a clip already: wait for it, "
+                "or give every thread a copy of its own (copy.deepcopy)"
+            )
+        IN_USE.update(mine)
+    try:
+        yield
+    finally:
+        with LOCK:
+            IN_USE.difference_update(mine)
+
+
+def _checked_latents(pipe, latents) -> torch.Tensor:
+    if not torch.is_tensor(latents):
+        raise ValueError(f"{type(pipe).__name__} gives no latents: use output='uint8'")
+    _check_finite(latents, latents, 0)
+    return latents
+
+
+def _number_of_clips(prompt, options: dict) -> tuple[int, bool]:
+    """How many clips are asked for, and whether as a batch. ``ValueError`` for two sorts of prompts, or none."""
+    embeddings = options.get("prompt_embeds")
+    if (prompt is None) == (embeddings is None):
+        raise ValueError(
+            f"animate needs either a prompt or prompt_embeds, got {'neither' if prompt is None else 'both'}"
+        )
+    if all(options.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds")):
+        raise ValueError("animate needs either negative_prompt or negative_prompt_embeds, got both")
+    if prompt is None:
+        batched = getattr(embeddings, "ndim", 0) == 4
+        return len(embeddings) if batched else 1, batched
+    return len(prompt) if isinstance(prompt, list) else 1, isinstance(prompt, list)
+
+
+def _check_options(pipe, options: dict, decode_chunk_size: int, output: str) -> None:
     not_here = sorted(options.keys() & SET_BY_ANIMATE.keys())
     if not_here:
         raise ValueError(f"animate sets {not_here[0]} itself: use {SET_BY_ANIMATE[not_here[0]]}")
     unknown = sorted(options.keys() - signature(pipe.__call__).parameters)
     if unknown:
         raise ValueError(f"{type(pipe).__name__} has no option {unknown[0]!r}")
+    if output not in OUTPUTS:
+        raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {output!r}")
     if not isinstance(decode_chunk_size, int) or decode_chunk_size < 1:
         raise ValueError(f"decode_chunk_size is a number of frames, at least 1; got {decode_chunk_size!r}")
 
@@ -106,14 +170,35 @@ def _motion_in(pipe) -> MotionModule:
     return motion
 
 
-def _scheduler(pipe, schedule: str):
-    if schedule not in ("official", "pipeline"):
+class ScheduleWarning(UserWarning):
+    """A pipeline's own scheduler is not the one that its clip is sampled with."""
+
+
+def _scheduler(pipe, schedule: str | None):
+    """The scheduler to sample with. Called from ``animate``, for whose caller the warning is."""
+    if schedule not in (None, "official", "pipeline"):
         raise ValueError(f"schedule is 'official' or 'pipeline', got {schedule!r}")
     if schedule == "pipeline":
         return pipe.scheduler
     if "original_inference_steps" in signature(pipe.__call__).parameters:  # a pipeline made for LCM
         raise ValueError(f"{type(pipe).__name__} samples with its own scheduler only: use schedule='pipeline'")
-    return motion_scheduler()
+    official = motion_scheduler(pipe.scheduler)
+    if schedule is None and not _alike(pipe.scheduler, official):
+        own = type(pipe.scheduler).__name__
+        warnings.warn(
+            "the clip is sampled with DDIM and linear betas, as motion modules were trained, and not with this "
+            f"pipeline's {own}: schedule='official' asks for that, schedule='pipeline' keeps the {own}; give it those "
+            f"betas by {own}.from_config(pipe.scheduler.config, beta_schedule='linear')",
+            ScheduleWarning,
+            stacklevel=3,
+        )
+    return official
+
+
+def _alike(own, official) -> bool:
+    """Whether a scheduler is of the same class and has the same settings."""
+    settings = {name: value for name, value in official.config.items() if not name.startswith("_")}
+    return type(own) is type(official) and settings.items() <= dict(own.config).items()
 
 
 def _in_chunks(decode: Callable, size: int) -> Callable:

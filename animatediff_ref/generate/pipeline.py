@@ -11,8 +11,8 @@ import transformers
 from safetensors import SafetensorError
 
 from animatediff_ref.generate.inputs import words_of
-from animatediff_ref.method.objective import motion_scheduler
 from animatediff_ref.mini.files import STYLES, resolve
+from animatediff_ref.weights.hub import SUFFIXES
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -41,7 +41,7 @@ with quietly():  # else importing it prints hints about image processors
 def load_base(
     name: str | Path = "mini", *, style: str | None = None, dtype: torch.dtype = torch.float32
 ) -> StableDiffusionPipeline:
-    """A Stable-Diffusion-1.x pipeline, with the scheduler that motion modules were trained with (linear betas).
+    """A Stable-Diffusion-1.x pipeline with its own scheduler; ``animate`` samples with that of the motion modules.
 
     ``name`` is ``"mini"``, a folder, one .safetensors or .ckpt file, or a hub id. A hub id is downloaded; so are the
     configuration and the tokenizer for a single file, unless they are cached. ``style`` names one of the mini world's
@@ -59,7 +59,7 @@ def load_base(
         raise ValueError(f"no mini style {style!r}; there are: {', '.join(STYLES)}")
     place = resolve("base", name)
     on_hub = not place.exists()
-    if on_hub and (place.suffix or not HUB_ID.fullmatch(str(name))):
+    if on_hub and (place.suffix in SUFFIXES or not HUB_ID.fullmatch(str(name))):
         raise ValueError(
             f"no base model at {place}: give 'mini', a pipeline folder, a .safetensors file "
             "or a hub id such as 'owner/name'"
@@ -75,7 +75,6 @@ def load_base(
             f"{name} has a {type(pipe.unet).__name__} where a plain UNet2DConditionModel is needed: load the image "
             "model that it was made from. Of an AnimateDiffPipeline, load_motion_module takes the folder motion_adapter"
         )
-    pipe.scheduler = motion_scheduler()
     return pipe
 
 

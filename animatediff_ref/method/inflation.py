@@ -26,6 +26,7 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     follows the UNet's device, so ``pipe.to`` and offloading work as before. In a UNet of lower precision it keeps its own
     and computes under autocast, which is also how it is trained in a frozen half-precision UNet; in one of higher
     precision it is widened, which changes no number. A motion module already in ``unet`` is taken out first.
+    Where its file did not say into how many groups its norms divide channels, it takes the UNet's number.
     ``num_frames=None`` keeps ``motion.num_frames``. A UNet compiled by ``torch.compile`` is compiled again; pass the
     compiled one. A deep copy of ``unet`` has a copy of ``motion`` in it. A motion module in two UNets has one
     ``num_frames`` for both.
@@ -37,6 +38,8 @@ def inject(unet: UNet2DConditionModel, motion: MotionModule, num_frames: int | N
     _check_fit(unet, motion)
     if num_frames is not None:
         motion.num_frames = num_frames
+    if not motion.groups_are_told and unet.config.norm_num_groups:
+        motion.take_groups(unet.config.norm_num_groups)
     eject(unet)
     if compiled:
         torch.compiler.reset()  # code compiled without hooks does not look whether some have come

@@ -1,6 +1,7 @@
 """The motion module: a temporal transformer for every place in the UNet (paper section 4.2), apart from the UNet."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -25,6 +26,7 @@ class MotionModule(nn.Module):
             block.temporal_transformer = TemporalTransformer(config, channels)
             _attach(self, place, block)
         self.num_frames = num_frames
+        self.groups_are_told = True  # False: a file did not say norm_groups, so inject takes the UNet's
         self.gradient_checkpointing = False  # training sets it: compute activations again in the backward pass
 
     @property
@@ -40,6 +42,12 @@ class MotionModule(nn.Module):
         if not 1 <= count <= (limit if self.config.positions else count):
             raise ValueError(f"this motion module has positions for 1 to {limit} frames, got num_frames={count}")
         self._num_frames = count
+
+    def take_groups(self, norm_groups: int) -> None:
+        """Divide the channels of the entry norms into so many groups."""
+        self.config, self.groups_are_told = replace(self.config, norm_groups=norm_groups), True
+        for place in self.places:
+            self.at(place).norm.num_groups = norm_groups
 
     def at(self, place: str) -> TemporalTransformer:
         """The temporal transformer of a place, such as ``"up_blocks.1.motion_modules.2"``."""

@@ -27,6 +27,7 @@ from animatediff_ref.clips.latents import LatentClips, encode_clips
 from animatediff_ref.generate.pipeline import best_device, load_base, quietly
 from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
+from animatediff_ref.method.objective import motion_scheduler
 from animatediff_ref.training.loop import StepRecord, TrainConfig, processes
 from animatediff_ref.training.stages import train_domain_adapter, train_motion_lora, train_motion_module
 from animatediff_ref.weights.lora import load_domain_adapter, save_domain_adapter, save_motion_lora
@@ -262,16 +263,17 @@ def _encoded(pipe, entries: list, stage: str, config: RunConfig) -> LatentClips:
 def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
     """The records of a stage, and how to write what it has learnt."""
     unet, file, checkpoints = pipe.unet, weights_file(stage, config), Path(config.out) / "checkpoints"
+    shared = {"scheduler": motion_scheduler(pipe.scheduler), "checkpoints": checkpoints}
     if stage == "adapter":
-        options = {"rank": config.rank, "convolutions": config.convolutions, "checkpoints": checkpoints}
-        records = train_domain_adapter(unet, clips, config, **options)
+        own = {"rank": config.rank, "convolutions": config.convolutions}
+        records = train_domain_adapter(unet, clips, config, **own, **shared)
         return records, lambda: save_domain_adapter(unet, file, "diffusers" if config.convolutions else "official")
     motion = load_motion_module(config.motion) if config.motion else _fresh(unet)
     if stage == "motion":
-        records = train_motion_module(unet, motion, clips, config, checkpoints=checkpoints)
+        records = train_motion_module(unet, motion, clips, config, **shared)
         return records, lambda: save_motion_module(motion, file)
     name = file.stem
-    records = train_motion_lora(unet, motion, clips, config, name=name, rank=config.rank, checkpoints=checkpoints)
+    records = train_motion_lora(unet, motion, clips, config, name=name, rank=config.rank, **shared)
     return records, lambda: save_motion_lora(motion, file, name)
 
 

@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -40,12 +41,31 @@ class LostAlphaWarning(UserWarning):
     """A LoRA was written with an alpha beside it, which is not there: it may be weaker or stronger than as trained."""
 
 
+def also_called(**words: str) -> Callable:
+    """Let a function take other libraries' words for its parameters, too: ``also_called(theirs="ours")``."""
+
+    def taught(function: Callable) -> Callable:
+        @wraps(function)
+        def renamed(*args, **options):
+            for theirs in words.keys() & options.keys():
+                if words[theirs] in options:
+                    raise ValueError(f"{theirs} is another word for {words[theirs]}: give one of them")
+                options[words[theirs]] = options.pop(theirs)
+            return function(*args, **options)
+
+        return renamed
+
+    return taught
+
+
+@also_called(adapter_name="name", scale="weight")
 def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, weight: float = 1.0) -> None:
     """Put the MotionLoRA of a file, or of a folder of peft or diffusers, on ``motion``, beside those already there.
 
     ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
-    ``set_motion_loras`` calls it; one already loaded by that name is replaced. Layers of a middle block that ``motion``
-    does not have (a LoRA made for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
+    ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words, ``adapter_name`` and
+    ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA made
+    for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
 
     A MotionLoRA (paper section 4.3) may have been trained for some blocks or layers only. It is told from one that lost
     some: a checksum shows that it is whole; else it has the layers that its trainer's settings name; else, without
@@ -79,6 +99,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     set_motion_loras(motion, {**motion_loras(motion), name: weight})
 
 
+@also_called(adapter_name="name")
 def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, format: str = "official") -> None:
     """Write a MotionLoRA of ``motion`` as it was loaded or trained, whatever its weight is now.
 
@@ -107,6 +128,7 @@ def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, fo
     save_pairs(merged, path, format, kind="motion_lora")
 
 
+@also_called(weight="scale")
 def load_domain_adapter(unet: UNet2DConditionModel, path: str | Path, scale: float = 1.0) -> None:
     """Put the domain adapter (paper section 4.1) of a file, or ``"mini"``, on ``unet``, weighed by ``scale``.
 

@@ -13,6 +13,7 @@ from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.temporal import sinusoidal_positions
 from animatediff_ref.mini.files import resolve
+from animatediff_ref.weights.hub import fetched
 from animatediff_ref.weights.identify import POSITIONS, config_of, fitted, identify, motion_tensors
 from animatediff_ref.weights.names import diffusers_name
 from animatediff_ref.weights.tensors import (
@@ -40,20 +41,23 @@ def load_motion_module(
 ) -> MotionModule:
     """Read a motion module: ``"mini"``, a published or own ``.ckpt`` or ``.safetensors``, or a diffusers folder.
 
+    A hub id is downloaded: ``owner/name`` of such a folder, ``owner/name/file.ckpt`` of a file.
     ``config`` overrides what the file says or looks like (a middle block: v2; 24 positions: v1; else v3, each with its
-    official norms). ``norms="official"`` or ``"diffusers"`` sets the norm convention only. ``dtype=None`` keeps the
-    dtypes of the file. Weights are memory-mapped where format and dtype allow it, without a copy: do not overwrite the
-    file in place while the module is in use.
+    official norms). Where neither says into how many groups the norms divide channels, ``inject`` takes the UNet's
+    number. ``norms="official"`` or ``"diffusers"`` sets the norm convention only. ``dtype=None`` keeps the dtypes of the
+    file. Weights are memory-mapped where format and dtype allow it, without a copy: do not overwrite the file in place
+    while the module is in use.
 
     Raises ``ValueError``, which names the file, if it is not a motion module or does not fit ``config``.
     """
     _check_dtype(dtype)
-    path = resolve("motion module", path)
+    path = fetched(path, resolve("motion module", path))
     weights = read_weights(path)
     info = identify(path, weights)
     if info.kind != "motion module":
         raise info.refusal("motion module")
     tensors = motion_tensors(weights)
+    groups_are_told = config is not None or bool(weights.metadata.keys() & {"config", "diffusers"})
     config = _with_norms(config or info.config, norms)
     _check_mid_block(path, config, tensors)
     try:
@@ -62,6 +66,7 @@ def load_motion_module(
         _fill(motion, tensors, dtype)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
+    motion.groups_are_told = groups_are_told
     return motion
 
 

@@ -1,0 +1,460 @@
+"""What belongs to the base, and what people give ``animate`` besides a prompt: the right values, on small random pipelines."""
+
+import copy
+import warnings
+from threading import Thread
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import lora_for, motion_for, tiny_unet
+from conftest import run as run_unet
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from test_pipelines import FRAMES, SIZE, pipeline
+from transformers import CLIPTextModel
+
+import animatediff_ref as ar
+from animatediff_ref.generate import pipeline as base
+from animatediff_ref.generate.inputs import as_rows, as_seen
+from animatediff_ref.method.adapters import DOMAIN, lora_layers, motion_loras
+from animatediff_ref.method.objective import draw_noise
+from animatediff_ref.training import run
+from animatediff_ref.weights import hub
+
+V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+STEPS = {"num_inference_steps": 2}
+GUIDED = {**STEPS, "guidance_scale": 3.0}
+
+
+def animated(kind=StableDiffusionPipeline, trained: bool = True, **more):
+    pipe = pipeline(kind, **more)
+    ar.inject(pipe.unet, motion_for(pipe.unet, trained, num_frames=FRAMES))
+    return pipe
+
+
+# What belongs to the base
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
+def test_a_base_that_predicts_v_is_sampled_as_such(scheduler):
+    """A motion module that does nothing gives the stills of the base, under the betas of the motion modules."""
+    pipe = animated(trained=False, scheduler=scheduler(beta_schedule="scaled_linear", **V))
+    clip = ar.animate(pipe, "a penguin", schedule="official", **GUIDED)
+    ar.eject(pipe.unet)
+    pipe.scheduler = DDIMScheduler.from_config(ar.motion_scheduler().config, **V)
+    rows = [torch.Generator().manual_seed(0)] * FRAMES
+    stills = pipe(["a penguin"] * FRAMES, generator=rows, output_type="np", **GUIDED).images
+    assert np.abs(clip - (stills * 255).round()).max() <= 1
+    pipe.scheduler = ar.motion_scheduler()
+    others = pipe(["a penguin"] * FRAMES, generator=rows, output_type="np", **GUIDED).images
+    assert np.abs(clip - (others * 255).round()).max() > 5, "as noise it is another clip"
+
+
+def settings(scheduler) -> dict:
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+
+
+def test_the_motion_schedule_keeps_what_the_base_was_trained_for():
+    base = PNDMScheduler(beta_schedule="scaled_linear", num_train_timesteps=500, prediction_type="v_prediction")
+    config = ar.motion_scheduler(base).config
+    assert (config.num_train_timesteps, config.prediction_type) == (500, "v_prediction")
+    assert (config.beta_schedule, config.timestep_spacing) == ("linear", "leading")
+    zero = ar.motion_scheduler(DDIMScheduler(**V))
+    assert zero.alphas_cumprod[-1] == 0 and zero.config.timestep_spacing == "trailing"
+    zero.set_timesteps(4)
+    assert zero.timesteps[0] == 999, "sampling starts where nothing but noise is left"
+    other = ar.motion_scheduler(EulerDiscreteScheduler(timestep_spacing="trailing"))
+    assert settings(other) == settings(ar.motion_scheduler())
+
+
+def test_a_base_is_loaded_with_its_own_scheduler(tmp_path):
+    pipeline(StableDiffusionPipeline, scheduler=PNDMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path)
+    own = ar.load_base(tmp_path).scheduler
+    assert type(own) is PNDMScheduler and own.config.prediction_type == "v_prediction"
+    assert settings(ar.load_base("mini", style="pixel").scheduler) == settings(ar.motion_scheduler())
+
+
+def test_another_scheduler_than_the_pipelines_is_said_unless_asked_for():
+    pipe = animated(scheduler=PNDMScheduler(skip_prk_steps=True))
+    with pytest.warns(
+        ar.ScheduleWarning, match=r"with DDIM and linear betas, .* not with this pipeline's PNDMScheduler"
+    ):
+        said = ar.animate(pipe, "a penguin", **STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ar.ScheduleWarning)
+        assert np.array_equal(said, ar.animate(pipe, "a penguin", schedule="official", **STEPS))
+        assert not np.array_equal(said, ar.animate(pipe, "a penguin", schedule="pipeline", **STEPS))
+        pipe.scheduler = ar.motion_scheduler()
+        assert np.array_equal(said, ar.animate(pipe, "a penguin", **STEPS))
+
+
+class Told(torch.nn.Module):
+    """Stands for a UNet: it predicts what it was told."""
+
+    dtype = torch.float32
+
+    def __init__(self, prediction: torch.Tensor):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, *inputs: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.prediction.flatten(0, 1))
+
+
+def test_the_objective_is_what_the_base_predicts():
+    """A model that is off by the same noise: no error where it is right, and the same weighted error whatever it predicts."""
+    latents, off = torch.randn(2, 2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    text, weighted = torch.zeros(2, 5, 24), {"min-snr": [], "debiased": []}
+    for kind in ("epsilon", "v_prediction", "sample"):
+        plan = DDIMScheduler.from_config(ar.motion_scheduler().config, prediction_type=kind)
+        t, noise = draw_noise(plan, latents.shape, torch.Generator().manual_seed(1))
+        signal, rest = (a.sqrt().view(2, 1, 1, 1, 1) for a in (plan.alphas_cumprod[t], 1 - plan.alphas_cumprod[t]))
+        noisy = signal * latents + rest * noise
+        for wrong in (0, off):
+            guess = noise + wrong
+            clean = (noisy - rest * guess) / signal
+            told = {"epsilon": guess, "v_prediction": signal * guess - rest * clean, "sample": clean}[kind]
+            error, _ = ar.denoising_error(Told(told), plan, latents, text, torch.Generator().manual_seed(1))
+            if wrong is not off:
+                assert error.max() < 1e-6
+        for name, errors in weighted.items():
+            errors.append(error * ar.timestep_weight(plan, t, name))
+        assert torch.equal(ar.timestep_weight(plan, t), torch.ones(2))
+    for epsilon, v, sample in weighted.values():
+        assert torch.allclose(epsilon, v, rtol=1e-3) and torch.allclose(epsilon, sample, rtol=1e-3)
+    plan.register_to_config(prediction_type="flow")
+    with pytest.raises(ValueError, match="that predict epsilon, v_prediction or sample, got 'flow'"):
+        ar.denoising_error(Told(noise), plan, latents, text, torch.Generator())
+
+
+@pytest.mark.parametrize("weighting", ["plain", "min-snr", "debiased"])
+def test_weights_are_finite_where_nothing_but_noise_is_left(weighting):
+    for kind in ("epsilon", "v_prediction", "sample"):
+        plan = DDIMScheduler.from_config(ar.motion_scheduler().config, **V | {"prediction_type": kind})
+        assert ar.timestep_weight(plan, torch.tensor([0, 998, 999]), weighting).isfinite().all()
+
+
+class Reached(Exception):
+    """The stage was called."""
+
+
+@pytest.mark.parametrize(("stage", "name"), zip(run.STAGES, ("domain_adapter", "motion_module", "motion_lora")))
+def test_a_run_trains_with_what_the_base_predicts(monkeypatch, stage, name, tmp_path):
+    def begun(*args, scheduler, **options):
+        assert (scheduler.config.prediction_type, scheduler.config.beta_schedule) == ("v_prediction", "linear")
+        raise Reached
+
+    monkeypatch.setattr(run, f"train_{name}", begun)
+    monkeypatch.setattr(
+        run,
+        "load_base",
+        lambda _: pipeline(StableDiffusionPipeline, scheduler=PNDMScheduler(prediction_type="v_prediction")),
+    )
+    monkeypatch.setattr(run, "load_motion_module", lambda _: None)
+    ar.write_clip(np.zeros((4, 32, 32, 3), np.uint8), tmp_path / "films" / "a.mp4")
+    told = {"clips": tmp_path / "films", "out": tmp_path / "run", "camera": "zoom_in" if stage == "camera" else ""}
+    with pytest.raises(Reached):
+        list(ar.run_stage(stage, ar.read_config(stage, "smoke", told)))
+
+
+# Pictures, embeddings and other inputs
+
+
+def a_picture(mode: str) -> Image.Image:
+    """A grey wedge, the left half of it transparent where the mode can be."""
+    wedge = Image.linear_gradient("L").resize((SIZE, SIZE)).transpose(Image.Transpose.ROTATE_90)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(wedge).astype(np.uint16) * 257)
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        wedge = wedge.convert("RGBA" if "R" in mode or mode == "PA" else "LA")
+        wedge.putalpha(Image.fromarray(np.repeat([0, 255], SIZE // 2).astype(np.uint8)[None].repeat(SIZE, 0)))
+        return wedge.convert("P").convert("PA") if mode == "PA" else wedge.convert(mode)
+    return wedge.convert(mode)
+
+
+MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I;16", "LA", "La", "RGBA", "RGBa")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pictures_of_every_mode_are_what_a_viewer_shows(mode):
+    seen = np.asarray(as_rows(a_picture(mode), 1, FRAMES, "image")[0]).astype(int)
+    assert seen.shape == (SIZE, SIZE, 3)
+    wedge = np.asarray(a_picture("RGB")).astype(int)
+    if "A" in mode.upper():
+        assert (seen[:, : SIZE // 2] == 255).all(), "what is transparent lies on white"
+        wedge[:, : SIZE // 2] = 255
+    if mode == "1":
+        assert abs(seen.mean() - wedge.mean()) < 5 and set(seen.flat) == {0, 255}
+    else:
+        assert np.abs(seen - wedge).max() < 10
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+def test_transparent_and_grey_pictures_go_into_pipelines_as_their_rgb(kind):
+    """diffusers takes four channels for latents."""
+    pipe = animated(kind)
+    more = {"strength": 0.9, **STEPS} | ({"mask_image": a_picture("1")} if "Inpaint" in kind.__name__ else {})
+    for mode in ("RGBA", "L"):
+        rgb = as_seen(a_picture(mode))
+        grey = np.asarray(rgb)[..., 0]
+        wanted = ar.animate(pipe, "a penguin", image=rgb, **more)
+        pixels = torch.from_numpy(np.asarray(rgb) / np.float32(255)).permute(2, 0, 1)
+        forms = [a_picture(mode), [a_picture(mode)] * FRAMES, grey, np.stack([grey] * FRAMES), np.asarray(rgb) / 255.0]
+        forms += [pixels, pixels[None], [pixels] * FRAMES, pixels.expand(FRAMES, -1, -1, -1)]
+        for form in forms:
+            made = ar.animate(pipe, "a penguin", image=form, **more)
+            assert made.shape == wanted.shape and np.abs(made.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            np.zeros((8, 8, 3), int),
+            "image needs uint8 from 0 to 255, bool, or float from 0 to 1; got int64 from 0 to 0",
+        ),
+        (np.full((4, 8, 8, 3), 255.0), "float from 0 to 1; got float64 from 255 to 255"),
+        (np.full((8, 8, 3), -1.0), "got float64 from -1 to -1"),
+        (np.zeros((8, 8, 4), np.uint8), r"got shape \(8, 8, 4\)"),
+        (np.zeros((11, 8, 8), np.uint8), r"got shape \(11, 8, 8\)"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "pictures of one size"),
+        ([Image.new("RGB", (8, 8))] * 3, r"got shape \(3, 8, 8, 3\)"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), "as a tensor is float from 0 to 1 .*; got torch.uint8"),
+        (torch.full((3, 8, 8), 255.0), "got torch.float32 from 255 to 255"),
+        (torch.zeros(3, 3, 8, 8), r"image needs a tensor \(c, h, w\), .*; got \(3, 3, 8, 8\)"),
+        (Image.new("I", (8, 8)), "needs 8 or 16 bits a channel, got mode I"),
+        (Image.new("F", (8, 8)), "needs 8 or 16 bits a channel, got mode F"),
+    ],
+)
+def test_pictures_that_could_be_taken_for_others_are_refused(option, said):
+    with pytest.raises(ValueError, match=said):
+        as_rows(option, 3, 4, "image")
+
+
+def test_masks_are_grey_and_not_transparent():
+    for mode in ("1", "L", "RGB"):
+        assert as_rows(a_picture(mode), 1, 2, "mask_image")[0].mode == "L"
+    assert as_rows(torch.zeros(4, 8, 8), 2, 4, "mask_image").shape == (8, 1, 8, 8)
+    opaque = Image.new("RGBA", (8, 8), "white")
+    assert as_rows(opaque, 1, 2, "mask_image")[0].getextrema() == (255, 255)
+    with pytest.raises(ValueError, match="white where it paints and black elsewhere; this one is transparent"):
+        as_rows(a_picture("RGBA"), 1, 2, "mask_image")
+
+
+def test_embeddings_take_the_place_of_prompts():
+    pipe = animated()
+    words, other = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a penguin", "a rocket"))
+    none = pipe.encode_prompt("snow", "cpu", 1, False)[0]
+    wanted = ar.animate(pipe, "a penguin", negative_prompt="snow", **STEPS)
+
+    def off(clip, same) -> int:
+        return np.abs(clip.astype(int) - same).max()
+
+    for embeddings in (words, words.repeat(FRAMES, 1, 1)):
+        assert off(ar.animate(pipe, prompt_embeds=embeddings, negative_prompt_embeds=none, **STEPS), wanted) <= 1
+    assert off(ar.animate(pipe, "a penguin", negative_prompt_embeds=none, **STEPS), wanted) <= 1
+    assert off(ar.animate(pipe, prompt_embeds=words, negative_prompt="snow", **STEPS), wanted) <= 1
+    mixed = torch.cat([words] * 2 + [other] * (FRAMES - 2))
+    assert (
+        off(ar.animate(pipe, prompt_embeds=mixed, **STEPS), ar.animate(pipe, {0: "a penguin", 2: "a rocket"}, **STEPS))
+        <= 1
+    )
+    both = ar.animate(pipe, prompt_embeds=torch.stack([words, other]), **STEPS)
+    assert off(both, ar.animate(pipe, ["a penguin", "a rocket"], **STEPS)) <= 1
+    assert off(both[0], both[1]) > 5
+    for prompt, options, said in (
+        (None, {}, "either a prompt or prompt_embeds, got neither"),
+        ("", {"prompt_embeds": words}, "either a prompt or prompt_embeds, got both"),
+        ("a", {"negative_prompt": "b", "negative_prompt_embeds": none}, "or negative_prompt_embeds, got both"),
+        (None, {"prompt_embeds": words.repeat(3, 1, 1)}, r"\(1, tokens, width\) .*; got \(3, 16, 24\)"),
+        (None, {"prompt_embeds": [words]}, "prompt_embeds needs a tensor .* got list"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ar.animate(pipe, prompt, **options, **STEPS)
+
+
+def test_latents_are_the_noise_of_every_frame():
+    pipe, frames = animated(), torch.randn(FRAMES, 4, 8, 8)
+    wanted = ar.animate(pipe, "a penguin", latents=frames, **STEPS)
+    assert np.array_equal(wanted, ar.animate(pipe, "a penguin", latents=frames[None], **STEPS))
+    for wrong in (frames[:1], frames[0], torch.randn(1, 5, 4, 8, 8), "noise"):
+        with pytest.raises(ValueError, match=r"latents needs a tensor \(4, channels, height, width\)"):
+            ar.animate(pipe, "a penguin", latents=wrong, **STEPS)
+
+
+def test_clip_skip_leaves_out_the_last_layers_of_the_text_encoder():
+    pipe = animated()
+    config = pipe.text_encoder.config
+    config.num_hidden_layers = 3
+    pipe.text_encoder = CLIPTextModel(config).eval()
+    options = {"guidance_scale": 1.0, **STEPS}  # diffusers skips nothing in the negative prompt
+    whole = ar.animate(pipe, "a penguin", **options)
+    assert np.array_equal(whole, ar.animate(pipe, "a penguin", clip_skip=0, **options))
+    skipped = ar.animate(pipe, "a penguin", clip_skip=2, **options)
+    for wrong in (4, -1, 1.5):
+        with pytest.raises(ValueError, match="how many of the text encoder's 3 layers are left out, got"):
+            ar.animate(pipe, "a penguin", clip_skip=wrong, **options)
+    inner = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
+    inner.encoder.layers, config.num_hidden_layers = inner.encoder.layers[:1], 1
+    assert not np.array_equal(whole, skipped)
+    assert np.array_equal(skipped, ar.animate(pipe, "a penguin", **options))
+
+
+# The interface that users of diffusers and peft expect
+
+
+def test_a_generator_may_take_the_place_of_the_seed():
+    pipe = animated()
+    wanted = ar.animate(pipe, ["a penguin"] * 2, seed=3, **STEPS)
+    own = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    assert np.array_equal(wanted, ar.animate(pipe, ["a penguin"] * 2, generator=own, **STEPS))
+    shared = torch.Generator().manual_seed(3)
+    assert np.abs(ar.animate(pipe, "a penguin", generator=shared, **STEPS).astype(int) - wanted[0]).max() <= 1
+    assert np.abs(ar.animate(pipe, "a penguin", generator=shared, **STEPS).astype(int) - wanted[0]).max() > 5, (
+        "it goes on"
+    )
+    for options in ({"generator": own}, {"generator": shared, "seed": 1}, {"generator": 7}):
+        with pytest.raises(
+            ValueError, match=r"a seed or a torch\.Generator, or 1 of them, one for each clip; got seed="
+        ):
+            ar.animate(pipe, "a penguin", **options, **STEPS)
+
+
+def test_clips_as_images_and_as_latents():
+    pipe = animated()
+    wanted = ar.animate(pipe, ["a penguin"] * 2, **STEPS)
+    images = ar.animate(pipe, ["a penguin"] * 2, output="pil", **STEPS)
+    assert np.array_equal(wanted, [[np.asarray(image) for image in clip] for clip in images])
+    one = ar.animate(pipe, "a penguin", output="pil", **STEPS)
+    assert len(one) == FRAMES and isinstance(one[0], Image.Image)
+    latents = ar.animate(pipe, ["a penguin"] * 2, output="latent", **STEPS)
+    assert latents.shape == (2, FRAMES, 4, 8, 8)
+    assert np.abs(ar.decode_latents(pipe.vae, latents[0]).astype(int) - wanted[0]).max() <= 1
+    with pytest.raises(ValueError, match="output is one of uint8, pil, latent, got 'np'"):
+        ar.animate(pipe, "a penguin", output="np")
+    with pytest.raises(ValueError, match="animate sets output_type itself: use output"):
+        ar.animate(pipe, "a penguin", output_type="pil")
+    pipe.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the UNet gave numbers that are not finite"):
+        ar.animate(pipe, "a penguin", output="latent", **STEPS)
+
+
+def test_a_pipeline_at_work_refuses_a_second_call_and_makes_the_clip_it_was_to_make():
+    pipe = animated()
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)  # shares its parts
+    wanted, refused = ar.animate(pipe, "a penguin", **STEPS), []
+
+    def second(which, **options) -> None:
+        with pytest.raises(ValueError, match="is making a clip already: wait for it, or give every thread a copy"):
+            ar.animate(which, "a rocket", num_frames=2, **options, **STEPS)
+        refused.append(which)
+
+    def meanwhile(_, step, timestep, tensors):
+        for which, options in ((pipe, {}), (other, {"image": Image.new("RGB", (SIZE, SIZE))})):
+            thread = Thread(target=second, args=(which,), kwargs=options)
+            thread.start()
+            thread.join()
+        copied = ar.animate(copy.deepcopy(pipe), "a penguin", **STEPS) if step == 0 else wanted
+        assert np.array_equal(copied, wanted)
+        return tensors
+
+    assert np.array_equal(wanted, ar.animate(pipe, "a penguin", callback_on_step_end=meanwhile, **STEPS))
+    assert refused == [pipe, other] * 2
+    assert ar.animate(other, "a rocket", image=Image.new("RGB", (SIZE, SIZE)), **STEPS).shape[0] == FRAMES, "free again"
+
+
+@pytest.fixture
+def a_hub(tmp_path, monkeypatch):
+    """A hub with a motion module as a folder and as a file; what is fetched from it is listed."""
+    unet, asked = tiny_unet(), []
+    motion = motion_for(unet)
+    ar.save_motion_module(motion, tmp_path / "hub/owner/adapter", format="diffusers")
+    ar.save_motion_module(motion, tmp_path / "hub/owner/files/deep/mm.safetensors")
+
+    def download(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        if not (place := tmp_path / "hub" / repository / file).exists():
+            raise hub.EntryNotFoundError("404: no such entry")
+        return str(place)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    return motion, asked
+
+
+def test_a_motion_module_by_its_hub_id(a_hub):
+    motion, asked = a_hub
+    for name in ("owner/files/deep/mm.safetensors", "owner/adapter"):
+        loaded = ar.load_motion_module(name)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in motion.state_dict().items())
+    assert set(asked) == {
+        "owner/files/deep/mm.safetensors",
+        "owner/adapter/config.json",
+        "owner/adapter/diffusion_pytorch_model.safetensors",
+    }
+    with pytest.raises(ValueError, match="no file owner/absent here, and none to be had from the hub: 404"):
+        ar.load_motion_module("owner/absent")
+
+
+def test_nothing_is_downloaded_for_what_is_a_path(a_hub, tmp_path):
+    motion, asked = a_hub
+    (tmp_path / "runs").mkdir()
+    for path in (
+        "runs/zoom/mm.ckpt",
+        "mm.ckpt",
+        "owner/mm.ckpt",
+        tmp_path / "absent/mm.ckpt",
+        "./owner/name",
+        "a/b/c/d",
+    ):
+        with pytest.raises(ValueError, match="there is no file"):
+            ar.load_motion_module(path)
+    assert ar.load_motion_module("hub/owner/adapter").places == motion.places
+    assert asked == []
+
+
+def test_a_base_by_a_hub_id_with_a_dot_in_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(base, "_load", lambda place: asked.append(place) or pipeline(StableDiffusionPipeline))
+    ar.load_base("owner/Vision_V5.1_noVAE")
+    assert asked == ["owner/Vision_V5.1_noVAE"]
+
+
+def test_groups_of_norms_are_the_unets_where_a_file_does_not_say(tmp_path):
+    unet = tiny_unet()  # of 8 groups; its widths divide into 32, too
+    motion, file = motion_for(unet), tmp_path / "mm.ckpt"
+    torch.save(motion.state_dict(), file)
+    ar.inject(unet, motion)
+    wanted = run_unet(unet)
+    loaded = ar.load_motion_module(file)
+    ar.inject(unet, loaded, 4)
+    assert loaded.config.norm_groups == 8 and torch.equal(run_unet(unet), wanted)
+    told = ar.load_motion_module(file, ar.MotionConfig(norm_groups=16))
+    ar.inject(unet, told, 4)
+    assert told.config.norm_groups == 16 and not torch.equal(run_unet(unet), wanted)
+    ar.save_motion_module(told, tmp_path / "told.safetensors")
+    ar.inject(unet, again := ar.load_motion_module(tmp_path / "told.safetensors"))
+    assert again.config.norm_groups == 16
+
+
+def test_pefts_words_for_names_and_weights(tmp_path):
+    unet = tiny_unet()
+    motion = motion_for(unet)
+    lora_for(motion, tmp_path / "camera.safetensors")
+    lora_for(unet, tmp_path / "look.safetensors")
+    ar.load_motion_lora(motion, tmp_path / "camera.safetensors", adapter_name="zoom", scale=0.5)
+    assert motion_loras(motion) == {"zoom": 0.5}
+    ar.save_motion_lora(motion, tmp_path / "again.safetensors", adapter_name="zoom")
+    ar.load_domain_adapter(unet, tmp_path / "look.safetensors", weight=0.25)
+    assert {layer.scaling[DOMAIN] for layer in lora_layers(unet)} == {0.25}
+    with pytest.raises(ValueError, match="scale is another word for weight: give one of them"):
+        ar.load_motion_lora(motion, tmp_path / "camera.safetensors", weight=1.0, scale=1.0)
