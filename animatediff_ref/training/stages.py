@@ -28,6 +28,8 @@ def train_domain_adapter(
     attentions at every resolution of its UNet. A UNet without any at its highest, such as the mini world's, learns
     little of fine faults by its attentions alone, such as the letters of a watermark.
     The released code fine-tunes the whole UNet at this stage instead; the paper, and this, train a LoRA.
+    ``scheduler``, here and in the other stages, is by default that of a base that predicts noise; for one that predicts
+    v or the sample it is ``motion_scheduler(pipe.scheduler)``.
     """
     if injected(unet):
         raise ValueError("stage 1 learns from single frames, but this UNet has a motion module: call eject(unet) first")
