@@ -16,7 +16,7 @@ class Page(NamedTuple):
 PAGES = {
     "blob": Page(
         "Blob",
-        "The soft, gum-drop look of the first Noto emoji. A LoRA on the UNet's attentions and convolutions, trained on 450 "
+        "The soft, gum-drop look of the first Noto emoji. A LoRA on the UNet's attentions and convolutions, trained on 102 "
         "drawings over the eight backgrounds.",
         ("a penguin, snow", "a baby chick, meadow", "an octopus, beach", "a ghost, night sky"),
         "Noto Emoji, first design (blobs), Google LLC",
@@ -33,7 +33,7 @@ PAGES = {
     "flat": Page(
         "Flat",
         "Large plain shapes without outlines or gloss: Microsoft's Fluent emoji in their flat cut. A LoRA on the UNet's "
-        "attentions and convolutions, trained on 450 drawings over the eight backgrounds.",
+        "attentions and convolutions, trained on 102 drawings over the eight backgrounds.",
         ("a cat face, sunset", "a turtle, beach", "a tractor, meadow", "a crab, white background"),
         "Fluent Emoji Flat, Microsoft Corporation",
         "MIT",
