@@ -44,10 +44,7 @@ def test_readme_lines(pipe, motion):
     assert motion.num_frames == 16
 
 
-MISSED = pytest.mark.xfail(reason="the shipped motion module flickers in this style: 0.52 of unrelated pictures")
-
-
-@pytest.mark.parametrize("style", [None, pytest.param("blob", marks=MISSED)])
+@pytest.mark.parametrize("style", [None, "blob"])
 def test_frames_of_a_clip_belong_together(motion, style):
     """The same noise without the motion module gives unrelated pictures."""
     pipe = ar.load_base("mini", style=style)
