@@ -141,6 +141,12 @@ def test_wrappings(tmp_path, wrapping):
     assert ("v3 is assumed" in str(ar.inspect_file(tmp_path / "mm.ckpt"))) == (wrapping == "no positions")
 
 
+def test_names_that_are_the_same_without_wrappers(tmp_path):
+    torch.save({"a.b": torch.ones(1), "module.a.b": torch.ones(1)}, tmp_path / "mm.ckpt")
+    with pytest.raises(ValueError, match=r"two tensors are a\.b without wrappers, a\.b and module\.a\.b"):
+        ar.load_motion_module(tmp_path / "mm.ckpt")
+
+
 def test_two_motion_modules_in_one_file(tmp_path):
     state = ar.MotionModule(ar.MotionConfig.v3(), tiny_unet()).state_dict()
     torch.save({"model": state, "ema": state}, tmp_path / "mm.ckpt")
@@ -180,6 +186,12 @@ def test_full_precision_before_variants_and_settings_beside_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
         config = ar.load_motion_module(path).config
         assert (config.norm_groups, config.num_heads) == (8, 4)
+
+
+def test_safetensors_before_pickled_weights_even_of_full_precision(tmp_path):
+    small_adapter().half().save_pretrained(tmp_path, variant="fp16")
+    small_adapter().save_pretrained(tmp_path, safe_serialization=False)
+    assert ar.inspect_file(tmp_path).dtypes == ("float16",)
 
 
 def test_a_shard_that_is_missing_and_a_folder_of_something_else(tmp_path):
@@ -369,8 +381,7 @@ def test_a_domain_adapter_of_convolutions_too(tmp_path, format):
     ar.save_domain_adapter(unet, file, format=format)
     ar.load_domain_adapter(other, file)
     assert torch.allclose(run(other), run(unet), atol=1e-6) and not torch.allclose(run(other), plain, atol=1e-2)
-    if format == "diffusers":
-        assert ar.inspect_file(file).title == "domain adapter of rank 2"
+    assert ar.inspect_file(file).title == "domain adapter of rank 2"
     save_pairs({layer: pair for layer, pair in pairs.items() if layer != convolutions[0]}, file, "diffusers", DOMAIN)
     with pytest.raises(ValueError, match=f"has all convolutions, it lacks {convolutions[0]}"):
         ar.load_domain_adapter(tiny_unet(), file)

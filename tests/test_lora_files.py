@@ -2,20 +2,23 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import lora_files
 import pytest
 import torch
-from conftest import motion_for, tiny_unet
+from conftest import lora_for, motion_for, tiny_unet
 from diffusers import MotionAdapter, UNetMotionModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import animatediff_ref as ar
-from animatediff_ref.weights.names import published_name
+from animatediff_ref.weights.names import lora_part, published_name
+from animatediff_ref.weights.tensors import read_weights
 
 TEMPORAL = r".*attn[12]\.to_(q|k|v|out\.0)"
 
@@ -56,6 +59,23 @@ def test_a_lost_alpha_is_told(tmp_path, loaded):
         loaded(path)
     assert lora_files.difference(model, lora_files.MOTION) < 1e-5
     assert "alpha is taken to be the rank" in str(ar.inspect_file(path))
+
+
+def test_warnings_are_of_the_line_that_called(tmp_path, loaded):
+    _, path = written(tmp_path, "peft file", lora_alpha=4)
+    (tmp_path / "adapter_config.json").unlink()
+    without = motion_for(tiny_unet())
+    lora_for(motion_for(tiny_unet(), mid_block=True), tmp_path / "v2.safetensors")
+    out = tmp_path / "out.safetensors"
+    for use in (
+        loaded,
+        lambda file: ar.convert_file(file, out),
+        lambda file: ar.merge_motion_loras({file: 1.0}, out),
+        lambda file: ar.load_motion_lora(without, tmp_path / "v2.safetensors"),
+    ):
+        with pytest.warns((ar.LostAlphaWarning, ar.SkippedLayersWarning)) as told:
+            use(path)
+        assert [warning.filename for warning in told] == [__file__]
 
 
 def test_ranks_and_alphas_by_layer_from_diffusers(tmp_path):
@@ -157,7 +177,9 @@ def test_first_blocks_alone_are_believed_with_settings_or_a_checksum(tmp_path, l
     assert lora_files.difference(model, lora_files.MOTION) < 1e-5
     for how in ("kohya", "published"):
         (tmp_path / how).mkdir()
-        with pytest.raises(ValueError, match=r"is incomplete: it has nothing for up_blocks\.1, which comes last"):
+        with pytest.raises(
+            ValueError, match=r"is incomplete: it ends with down_blocks\.1, which is not the last block"
+        ):
             loaded(written(tmp_path / how, how, where)[1])
 
 
@@ -170,6 +192,107 @@ def test_a_layer_that_settings_name_and_that_is_lost(tmp_path, loaded, how):
     save_file(tensors, file, {key: value for key, value in told.items() if key != "peft"})
     with pytest.raises(ValueError, match=r"is incomplete: it lacks up_blocks\.0\.motion_modules\.1.*settings name"):
         loaded(path)
+
+
+def said_against(use: Callable, path: Path) -> str:
+    """Why a file cannot be used; empty if it can."""
+    try:
+        use(path)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def agreed(path: Path, load: Callable) -> str:
+    """What loading, converting and merging a file have against it: all the same, or none has anything."""
+    out, wanted = path.parent / "again.safetensors", said_against(load, path)
+    out.unlink(missing_ok=True)
+    for use in (lambda file: ar.convert_file(file, out, "kohya"), lambda file: ar.merge_motion_loras({file: 0.5}, out)):
+        assert said_against(use, path) == wanted
+        assert out.exists() == (wanted == "")
+    return wanted
+
+
+LOST = {  # what is gone from a MotionLoRA of all attentions -> why it is refused without settings; "" if it is not
+    r"up_blocks\.1": r"it ends with up_blocks\.0, which is not the last block of the UNet",
+    r"up_blocks|mid_block": r"it ends with down_blocks\.1, which is not the last block of the UNet",
+    r"down_blocks\.1|up_blocks\.0": "",
+    r"(down|up)_blocks\.1": r"it ends with up_blocks\.0, which is not the last block of the UNet",
+    r"up_blocks\.0\.motion_modules\.1": r"at up_blocks\.0\.motion_modules\.1 it lacks",
+    r"up_blocks\.1\.motion_modules\.1": r"at up_blocks\.1\.motion_modules\.1 it lacks",
+    r"down_blocks\.1.*attention_blocks\.0\.to_v": r"at down_blocks\.1\.motion_modules\.0 it lacks .*\.0\.to_v",
+}
+
+
+@pytest.mark.parametrize("how", ["published", "kohya", "diffusers pipeline", "peft folder"])
+def test_converting_and_merging_refuse_what_loading_refuses(tmp_path, loaded, how):
+    _, path = written(tmp_path, how)
+    file = next(tmp_path.glob("*.safetensors"))
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        told = opened.metadata()
+    assert agreed(path, loaded) == ""
+    for lost, reason in LOST.items():
+        save_file(
+            {name: value for name, value in tensors.items() if not re.search(lost, lora_part(name)[0])}, file, told
+        )
+        said = agreed(path, loaded)
+        if how in lora_files.NO_SETTINGS:
+            assert re.search(f"is incomplete: {reason}", said) if reason else said == ""
+        else:
+            assert re.search(rf"is incomplete: it lacks ({lost}).*, which its settings name", said)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_trained_alone_is_converted_and_merged(tmp_path, loaded, part):
+    for how in ("published", "diffusers pipeline"):
+        (tmp_path / how).mkdir()
+        assert agreed(written(tmp_path / how, how, PARTS[part])[1], loaded) == ""
+        loaded(tmp_path / how / "again.safetensors")
+
+
+SHAPES = {  # widths and ResNets of the levels of a UNet
+    "mini": ((48, 96, 160), (1, 1, 1)),
+    "like Stable Diffusion": ((16, 32, 64, 64), (2, 2, 2, 2)),
+    "levels unlike each other": ((16, 32, 48), (2, 1, 3)),
+}
+
+
+def motion_of(widths: tuple[int, ...], resnets: tuple[int, ...]) -> ar.MotionModule:
+    """A motion module with a middle block, for what all UNets of diffusers have in common."""
+    down, up = zip(widths, resnets), zip(widths[::-1], resnets[::-1])
+    places = {f"down_blocks.{i}.motion_modules.{j}": width for i, (width, n) in enumerate(down) for j in range(n)}
+    places |= {f"up_blocks.{i}.motion_modules.{j}": width for i, (width, n) in enumerate(up) for j in range(n + 1)}
+    return ar.MotionModule(ar.MotionConfig(norm_groups=8, mid_block=True), {**places, "mid_block.motion_modules.0": widths[-1]})  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_file_that_breaks_off_anywhere_is_neither_loaded_nor_converted(tmp_path, shape):
+    motion, file = motion_of(*SHAPES[shape]), tmp_path / "cut.safetensors"
+    tensors = lora_for(motion, file)
+    names = sorted(tensors)
+
+    def load(path: Path) -> None:
+        ar.load_motion_lora(motion, path, name="camera")
+
+    assert agreed(file, load) == ""
+    for cut in range(16, len(names), 48):  # every place has 16
+        save_file({name: tensors[name] for name in names[:cut]}, file)
+        assert "is incomplete: " in agreed(file, load)
+    if shape != "levels unlike each other":
+        for cut in range(8, len(names), 56):  # what came first is lost; in some of these files blocks are whole
+            save_file({name: tensors[name] for name in names[cut:]}, file)
+            agreed(file, load)
+
+
+def test_settings_that_name_what_is_nowhere_in_the_file(tmp_path, loaded):
+    """Whole levels, the middle block beside everything else, and an attention that no layer is of."""
+    _, path = written(tmp_path, "diffusers adapter")
+    tensors, told = load_file(path), read_weights(path).metadata
+    for gone in ("attn2", "down_blocks|up_blocks", "(down_blocks.1|up_blocks|mid_block)"):
+        save_file({name: value for name, value in tensors.items() if not re.search(gone, name)}, path, told)
+        for use in (loaded, lambda file: ar.convert_file(file, tmp_path / "x.safetensors", "kohya")):
+            assert "which its settings name" in said_against(use, path)
 
 
 def test_two_adapters_in_one_file(tmp_path, loaded):

@@ -181,7 +181,7 @@ def a_picture(mode: str) -> Image.Image:
     return wedge.convert(mode)
 
 
-MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I;16", "LA", "La", "RGBA", "RGBa")
+MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I;16", "LA", "La", "RGBA", "RGBa", "PA")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -446,6 +446,22 @@ def test_groups_of_norms_are_the_unets_where_a_file_does_not_say(tmp_path):
     assert again.config.norm_groups == 16
 
 
+@pytest.mark.parametrize("name", ["again.safetensors", "folder"])
+@pytest.mark.parametrize("write", [ar.convert_file, lambda old, *new: ar.save_motion_module(ar.load_motion_module(old), *new)])  # fmt: skip
+def test_groups_of_norms_that_a_file_does_not_say_are_not_made_up_in_writing_it_again(tmp_path, write, name):
+    unet = tiny_unet()
+    motion = motion_for(unet)
+    torch.save(motion.state_dict(), tmp_path / "mm.ckpt")
+    ar.inject(unet, motion)
+    wanted = run_unet(unet)
+    write(tmp_path / "mm.ckpt", tmp_path / name, "diffusers" if name == "folder" else "official")
+    again = ar.load_motion_module(tmp_path / name)
+    ar.inject(unet, again, 4)
+    assert again.config.norm_groups == 8 and torch.equal(run_unet(unet), wanted)
+    ar.save_motion_module(again, tmp_path / "told.safetensors")  # now they are told
+    assert ar.load_motion_module(tmp_path / "told.safetensors").config.norm_groups == 8
+
+
 def test_pefts_words_for_names_and_weights(tmp_path):
     unet = tiny_unet()
     motion = motion_for(unet)
@@ -458,3 +474,7 @@ def test_pefts_words_for_names_and_weights(tmp_path):
     assert {layer.scaling[DOMAIN] for layer in lora_layers(unet)} == {0.25}
     with pytest.raises(ValueError, match="scale is another word for weight: give one of them"):
         ar.load_motion_lora(motion, tmp_path / "camera.safetensors", weight=1.0, scale=1.0)
+    with pytest.raises(ValueError, match="scale is another word for weight: give one of them"):
+        ar.load_motion_lora(motion, tmp_path / "camera.safetensors", "zoom", 0.5, scale=1.0)
+    with pytest.raises(ValueError, match="weight is another word for scale: give one of them"):
+        ar.load_domain_adapter(unet, tmp_path / "look.safetensors", 0.5, weight=1.0)

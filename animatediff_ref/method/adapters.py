@@ -28,7 +28,7 @@ TEMPORAL = r".*\.attention_blocks\.\d+\.to_(q|k|v|out\.0)"  # the layers a Motio
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    r"""The change of one linear layer (Eq. 3): :math:`\Delta W = A B^T`, with ``up`` the paper's A and ``down`` its B^T.
+    r"""The change of a linear layer (Eq. 3): :math:`\Delta W = A B^T`, with ``up`` the paper's A and ``down`` its B^T.
 
     Files may scale it by ``alpha / rank``. That alpha is the file's, not the alpha of Eq. 4.
     """
@@ -55,8 +55,9 @@ def adapted_layers(convolutions: bool) -> str:
 def add_domain_adapter(unet: UNet2DConditionModel, rank: int, convolutions: bool = False) -> list[nn.Parameter]:
     """Put a fresh domain adapter on all attentions of ``unet``, and return its parameters for training.
 
-    ``convolutions`` puts it on those of the residual blocks, too: ``train_domain_adapter`` says what for. Fresh, it changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a
-    domain adapter already there; other adapters, such as a style, stay as active as they were.
+    ``convolutions`` puts it on those of the residual blocks, too: ``train_domain_adapter`` says what for. Fresh, it
+    changes nothing: one of its two factors is zero. Everything else in ``unet`` is frozen. It replaces a domain adapter
+    already there; other adapters, such as a style, stay as active as they were.
     """
     unet = uncompiled(unet)
     others = [name for name in getattr(unet, "peft_config", {}) if name != DOMAIN]
@@ -76,7 +77,7 @@ def add_domain_adapter(unet: UNet2DConditionModel, rank: int, convolutions: bool
 
 
 def set_domain_adapter(unet: UNet2DConditionModel, scale: float) -> None:
-    """Weigh the domain adapter by ``scale``, alpha of Eq. 4: 1 as trained, 0 dropped; the paper tries values between, too.
+    """Weigh the domain adapter by ``scale``, alpha of Eq. 4: 1 as trained, 0 dropped; the paper tries some between.
 
     diffusers switches it off when a style is loaded or set after it; this call switches it on again, beside the style.
     ``ValueError`` if ``unet`` has none, or if it was fused into the weights.
@@ -122,7 +123,10 @@ def motion_loras(motion: MotionModule) -> dict[str, float]:
 
 
 def set_motion_loras(motion: MotionModule, weights: Mapping[str, float]) -> None:
-    """Weigh the MotionLoRAs on ``motion``; those not named are switched off. The weighted changes add; weights may be negative."""
+    """Weigh the MotionLoRAs on ``motion``; those not named are switched off.
+
+    The weighted changes add. Weights may be negative.
+    """
     there = motion_loras(motion)
     for name, weight in weights.items():
         check_weight(weight, f"MotionLoRA {name!r}")
@@ -173,7 +177,7 @@ def lora_layers(model: nn.Module) -> list[LoraLayer]:
 
 
 def layer_shapes(model: nn.Module, pattern: str = ".*") -> dict[str, tuple[int, ...]]:
-    """Names of linear layers and convolutions, under adapters or not, and the shapes (out, in, ...) of their weights."""
+    """Names of linear layers and convolutions, under adapters or not, and shapes (out, in, ...) of their weights."""
     plain = {name.removesuffix(".base_layer"): layer for name, layer in model.named_modules() if ".lora_" not in name}
     return {
         name: tuple(layer.weight.shape)

@@ -25,7 +25,7 @@ def convert_file(
 
     ``to``: ``"official"``, ``"diffusers"`` or, for LoRAs, ``"kohya"``. ``dtype``: by default that of the source. No
     number changes, except that a LoRA's alpha goes into its up factor where the new format holds none.
-    Raises ``ValueError`` for any other kind of file.
+    Raises ``ValueError`` for any other kind of file, and for a MotionLoRA that ``load_motion_lora`` calls incomplete.
     """
     source = Path(source)
     info = identify(source, read_weights(source))

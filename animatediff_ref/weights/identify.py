@@ -335,6 +335,13 @@ def config_of(weights: Weights, motion: dict[str, torch.Tensor]) -> MotionConfig
     return replace(version, **settings)
 
 
+def groups_are_told(weights: Weights) -> bool:
+    """Whether the file of a motion module says into how many groups its norms divide channels."""
+    if weights.metadata.get("kind") == "motion_module":
+        return "norm_groups" in json_in(weights.metadata, "config")
+    return "diffusers" in weights.metadata
+
+
 def _checked_settings(settings: dict) -> dict:
     """Settings for a ``MotionConfig``. ``ValueError`` for one that it does not have, or of another type."""
     types = {field.name: field.type for field in fields(MotionConfig)}

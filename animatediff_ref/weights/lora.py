@@ -1,10 +1,13 @@
 """MotionLoRAs and domain adapters in and out of files: published, this package's, diffusers', peft's and kohya's."""
 
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import signature
 from pathlib import Path
+from traceback import walk_stack
 
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -29,7 +32,8 @@ from animatediff_ref.method.inflation import uncompiled
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.mini.files import resolve
 from animatediff_ref.weights.identify import ALPHA_LOST, identify
-from animatediff_ref.weights.lora_file import alpha_is_lost, concatenated, pairs_of, save_pairs, trained_layers, unread
+from animatediff_ref.weights.lora_file import alpha_is_lost, concatenated, pairs_of, save_pairs, unread
+from animatediff_ref.weights.lora_whole import check_whole, likely_shapes
 from animatediff_ref.weights.tensors import Weights, read_weights
 
 
@@ -48,7 +52,7 @@ def also_called(**words: str) -> Callable:
         @wraps(function)
         def renamed(*args, **options):
             for theirs in words.keys() & options.keys():
-                if words[theirs] in options:
+                if words[theirs] in {*options, *signature(function).bind_partial(*args).arguments}:
                     raise ValueError(f"{theirs} is another word for {words[theirs]}: give one of them")
                 options[words[theirs]] = options.pop(theirs)
             return function(*args, **options)
@@ -64,13 +68,13 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
     ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
     ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words, ``adapter_name`` and
-    ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA made
-    for v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
+    ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA for
+    v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
 
     A MotionLoRA (paper section 4.3) may have been trained for some blocks or layers only. It is told from one that lost
     some: a checksum shows that it is whole; else it has the layers that its trainer's settings name; else, without
     settings, it has the same layers everywhere, blocks are in it whole or not at all, and it does not end early, which
-    is to have the first blocks of the UNet and not the last.
+    is to have the first blocks of the UNet and not the last. Merging and converting ask for the same.
 
     Raises ``ValueError`` if the file is something else, is incomplete, does not fit, or was trained with a setting that
     is not read here; ``motion`` is then as it was. A ``LostAlphaWarning`` says if peft's settings are not beside it.
@@ -89,10 +93,10 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
         raise ValueError(f"{path} only changes the middle block, which this motion module does not have")
     shapes = layer_shapes(motion)
     _check_fit(path, fitting, shapes)
-    _check_whole(path, weights, fitting, shapes)
+    check_whole(path, weights, fitting, shapes)
     if middle:
         skipped = f"skipped {len(middle)} layers of the middle block, which this motion module does not have"
-        warnings.warn(f"{path}: {skipped}", SkippedLayersWarning, stacklevel=2)
+        _warn(f"{path}: {skipped}", SkippedLayersWarning)
     if name in motion_loras(motion):
         unload_motion_loras(motion, name)
     put_adapter(motion, name, fitting)
@@ -120,7 +124,8 @@ def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, format: str = "official") -> None:
     """Merge files of MotionLoRAs, each with a weight, into one file that does the same at weight 1.
 
-    Its rank is the sum of theirs. ``ValueError`` for no file, and for files that were made for different models.
+    Its rank is the sum of theirs. ``ValueError`` for no file, for one that ``load_motion_lora`` calls incomplete, and for
+    files that were made for different models.
     """
     if not weights:
         raise ValueError("merging needs at least one MotionLoRA, got none")
@@ -165,7 +170,9 @@ def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
     """The low-rank changes in a file, by layer. ``ValueError`` unless it is one of ``kinds``, whole and read whole."""
     weights, pairs = _read(path, *kinds)
     if "MotionLoRA" in kinds:
-        _check_whole(path, weights, pairs, pairs)
+        shapes = likely_shapes(pairs)
+        _check_fit(path, pairs, shapes)
+        check_whole(path, weights, pairs, shapes)
     return pairs
 
 
@@ -177,8 +184,16 @@ def _read(path: Path, *kinds: str) -> tuple[Weights, dict[str, LowRank]]:
     if reason := unread(weights, kinds[0]):
         raise ValueError(f"{path} cannot be used: {reason}")
     if alpha_is_lost(weights):
-        warnings.warn(f"{path}: {ALPHA_LOST}", LostAlphaWarning, stacklevel=3)
+        _warn(f"{path}: {ALPHA_LOST}", LostAlphaWarning)
     return weights, pairs_of(weights)
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called this package, however many of its functions lie between."""
+    package = Path(__file__).parents[1]
+    files = [Path(frame.f_code.co_filename) for frame, _ in walk_stack(sys._getframe())]
+    level = next((level for level, file in enumerate(files, 1) if not file.is_relative_to(package)), 1)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _checked_rank(path: Path, pairs: Mapping[str, LowRank], unet: UNet2DConditionModel, layers: str) -> int:
@@ -208,35 +223,3 @@ def _check_fit(path: Path, pairs: Mapping[str, LowRank], needed: Mapping[str, tu
         if needed.get(layer) != shape:
             in_model = needed.get(layer, "not there")
             raise ValueError(f"{path} does not fit: {layer} is {in_model} in the model, {shape} in the file")
-
-
-def _check_whole(path: Path, weights: Weights, pairs: Mapping[str, LowRank], layers: Iterable[str]) -> None:
-    """A MotionLoRA must have lost nothing, as ``load_motion_lora`` says; ``layers`` are those of the motion module."""
-    if "sha256" in weights.metadata:
-        return
-    middle = any(layer.startswith("mid_block.") for layer in pairs)
-    layers = [layer for layer in layers if middle or not layer.startswith("mid_block.")]
-    trained = trained_layers(weights, layers)
-    if not trained >= pairs.keys():
-        _check_even(path, pairs, layers)
-    elif lost := sorted(trained - pairs.keys()):
-        raise ValueError(f"{path} is incomplete: it lacks {lost[0]}, which its settings name")
-
-
-def _check_even(path: Path, pairs: Mapping[str, LowRank], layers: Iterable[str]) -> None:
-    """The same layers at every place, every block whole or not at all, and not only the first blocks of the UNet."""
-    layers_at: dict[str, set[str]] = {layer.partition(".temporal_transformer.")[0]: set() for layer in layers}
-    for layer in pairs:
-        place, _, rest = layer.partition(".temporal_transformer.")
-        layers_at[place].add(rest)
-    changed = {place.partition(".motion_modules.")[0] for place, layers in layers_at.items() if layers}
-    everywhere = set().union(*layers_at.values())
-    for place, there in layers_at.items():
-        lost = sorted(everywhere - there)
-        if lost and place.partition(".motion_modules.")[0] in changed:
-            raise ValueError(f"{path} is incomplete: at {place} it lacks {lost[0]}, which it has elsewhere")
-    last = max((place for place in layers_at if place.startswith("up_blocks.")), default="up_blocks").split(".motion")[
-        0
-    ]
-    if "down_blocks.0" in changed and last not in changed:
-        raise ValueError(f"{path} is incomplete: it has nothing for {last}, which comes last")

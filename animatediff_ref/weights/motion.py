@@ -14,7 +14,7 @@ from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.temporal import sinusoidal_positions
 from animatediff_ref.mini.files import resolve
 from animatediff_ref.weights.hub import fetched
-from animatediff_ref.weights.identify import POSITIONS, config_of, fitted, identify, motion_tensors
+from animatediff_ref.weights.identify import POSITIONS, config_of, fitted, groups_are_told, identify, motion_tensors
 from animatediff_ref.weights.names import diffusers_name
 from animatediff_ref.weights.tensors import (
     ADAPTER_WEIGHTS,
@@ -57,7 +57,7 @@ def load_motion_module(
     if info.kind != "motion module":
         raise info.refusal("motion module")
     tensors = motion_tensors(weights)
-    groups_are_told = config is not None or bool(weights.metadata.keys() & {"config", "diffusers"})
+    told = config is not None or groups_are_told(weights)
     config = _with_norms(config or info.config, norms)
     _check_mid_block(path, config, tensors)
     try:
@@ -66,7 +66,7 @@ def load_motion_module(
         _fill(motion, tensors, dtype)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
-    motion.groups_are_told = groups_are_told
+    motion.groups_are_told = told
     return motion
 
 
@@ -160,10 +160,13 @@ def _state_without_loras(motion: MotionModule) -> dict[str, torch.Tensor]:
 
 
 def _metadata(motion: MotionModule) -> dict[str, str]:
+    config = asdict(motion.config)
+    if not motion.groups_are_told:  # so that it is still the UNet's number that inject takes
+        del config["norm_groups"]
     return {
         "kind": "motion_module",
         "version": motion.config.version,
-        "config": json.dumps(asdict(motion.config)),
+        "config": json.dumps(config),
         "num_frames": str(motion.num_frames),
         "schedule": json.dumps(SCHEDULE),
         "format": "pt",

@@ -101,8 +101,9 @@ def read_weights(path: str | Path) -> Weights:
 
     Reads safetensors; torch files with ``weights_only=True``, flat or as an entry of what a training saved, with or
     without the wrappers of compiling and of distributed training in the names; and folders of diffusers and peft, whole
-    or in shards, of which full precision comes before a variant such as fp16. Raises ``Unreadable``, which says what
-    the file seems to be, if it holds no weights, is damaged, or holds code.
+    or in shards. Where a folder has several, any safetensors come before pickled ones, then full precision before a
+    variant such as fp16. Raises ``Unreadable``, which says what the file seems to be, if it holds no weights, is
+    damaged, or holds code.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -210,7 +211,7 @@ def _content(folder: Path) -> str:
 
 
 def _files_of(folder: Path, stem: str) -> list[Path]:
-    """The file of weights in a folder, or all its shards. The best of several: safetensors, and no variant."""
+    """The file of weights in a folder, or all its shards. The best of several: safetensors, then no variant."""
     form = re.compile(rf"{stem}(?:\.(\w+))?\.(safetensors|bin)(?:\.index(?:\.(\w+))?(\.json))?")
     ranked = []
     for path in folder.iterdir():
@@ -243,14 +244,14 @@ def _text(path: Path) -> str:
 
 
 def _unwrapped(state: Mapping) -> dict[str, torch.Tensor]:
-    found = {}
+    names: dict[str, object] = {}
     for name, value in state.items():
         if torch.is_tensor(value):
             plain = WRAPPER.sub("", str(name))
-            if plain in found:
-                raise ValueError(f"two tensors are {plain}, one of them {name}")
-            found[plain] = value
-    return found
+            if plain in names:
+                raise ValueError(f"two tensors are {plain} without wrappers, {names[plain]} and {name}")
+            names[plain] = name
+    return {plain: state[name] for plain, name in names.items()}
 
 
 def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
