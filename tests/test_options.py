@@ -24,7 +24,7 @@ from transformers import CLIPTextModel
 
 import animatediff_ref as ar
 from animatediff_ref.generate import pipeline as base
-from animatediff_ref.generate.inputs import as_rows, as_seen
+from animatediff_ref.generate.pictures import as_rows, as_seen
 from animatediff_ref.method.adapters import DOMAIN, lora_layers, motion_loras
 from animatediff_ref.method.objective import draw_noise
 from animatediff_ref.training import run
