@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import MultiAdapter, MultiControlNetModel
 
-from animatediff_ref.generate.pictures import all_as_seen, are, as_rows, as_tensor
+from animatediff_ref.generate.pictures import all_as_seen, as_rows, as_tensor
 
 
 def prompts_by_row(prompt, clips: int, frames: int) -> list[str]:
@@ -57,7 +57,10 @@ def generators_by_row(seed: int, clips: int, frames: int, generator=None) -> lis
         raise ValueError(f"a seed is a whole number, got {seed!r}")
     numbers = [int(seed) + i for i in range(clips)]
     within = [n if -(2**63) <= n < 2**64 else n % 2**64 for n in numbers]  # what torch takes; others are folded into it
-    return [each for n in within for each in [torch.Generator().manual_seed(n)] * frames]
+    rows = []
+    for n in within:
+        rows += [torch.Generator().manual_seed(n)] * frames
+    return rows
 
 
 def default_guidance(pipe) -> float:
@@ -65,7 +68,12 @@ def default_guidance(pipe) -> float:
 
     The mini world's says so; 7.5 is the default of diffusers' pipelines, made for Stable Diffusion.
     """
-    return pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5)
+    return _told_by(pipe.tokenizer).get("guidance_scale", 7.5)
+
+
+def _told_by(tokenizer) -> dict:
+    """What a tokenizer's configuration says; nothing for a pipeline that has none and is given embeddings."""
+    return {} if tokenizer is None else tokenizer.init_kwargs
 
 
 class UnknownWordsWarning(UserWarning):
@@ -74,7 +82,7 @@ class UnknownWordsWarning(UserWarning):
 
 def unknown_words(tokenizer, prompt: str) -> list[str]:
     """Words of ``prompt`` that the base was never taught; none for a tokenizer that does not say, such as CLIP's."""
-    known = tokenizer.init_kwargs.get("known_words")
+    known = _told_by(tokenizer).get("known_words")
     if known is None:
         return []
     return [word for word in words_of(prompt) if word not in known]
@@ -107,8 +115,7 @@ def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dic
     While it is open, a pipeline that is given a clip of image prompts (IP-Adapter) uses each of them for its own row,
     and one that is given ``clip_skip`` finds the norm that it needs.
     """
-    several = _options_for_several(pipe)
-    rows = {name: _option_by_row(name, option, clips, frames, name in several) for name, option in options.items()}
+    rows = {name: _option_by_row(pipe, name, option, clips, frames) for name, option in options.items()}
     with _skipping(pipe, options.get("clip_skip")), _image_prompts_by_row(pipe, options.get("ip_adapter_image")):
         yield rows
 
@@ -119,7 +126,10 @@ def _skipping(pipe, clip_skip: int | None) -> Iterator[None]:
     if clip_skip is None:
         yield
         return
-    encoder, layers = pipe.text_encoder, pipe.text_encoder.config.num_hidden_layers
+    encoder = pipe.text_encoder
+    if encoder is None:
+        raise ValueError(f"clip_skip={clip_skip!r} needs a text encoder, and this pipeline has none")
+    layers = encoder.config.num_hidden_layers
     if not hasattr(clip_skip, "__index__") or not 0 <= clip_skip <= layers:
         raise ValueError(f"clip_skip is how many of the text encoder's {layers} layers are left out, got {clip_skip!r}")
     if hasattr(encoder, "text_model"):
@@ -130,30 +140,26 @@ def _skipping(pipe, clip_skip: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _image_prompts_by_row(pipe, clip) -> Iterator[None]:
-    if not are(clip, np.ndarray):
+def _image_prompts_by_row(pipe, option) -> Iterator[None]:
+    """Let diffusers give each row its own image prompt, for the IP-Adapters that are given a clip."""
+    by_row = [_is_by_row(given) for given in (option if isinstance(option, list | tuple) else [option])]
+    if not any(by_row):
         yield
         return
     prepare = pipe.prepare_ip_adapter_image_embeds
 
-    def one_image_prompt_a_row(images, embeds, device, rows, guided):
-        # diffusers gives all images to each row: (branches, images, ...) for a batch of 1
-        return [embeds.flatten(0, 1)[:, None] for embeds in prepare(images, embeds, device, 1, guided)]
+    def prepare_by_row(images, embeds, device, rows, guided):
+        # diffusers gives all images of an IP-Adapter to each row: (branches, images, ...) for a batch of 1
+        made = prepare(images, embeds, device, 1, guided)
+        return [
+            each.flatten(0, 1)[:, None] if own else each.repeat_interleave(rows, 0) for each, own in zip(made, by_row)
+        ]
 
-    with instead(pipe, "prepare_ip_adapter_image_embeds", one_image_prompt_a_row):
+    with instead(pipe, "prepare_ip_adapter_image_embeds", prepare_by_row):
         yield
 
 
-def _options_for_several(pipe) -> set[str]:
-    """The options that take a list with a clip for each of several ControlNets or adapters of the pipeline."""
-    nets = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
-    if not isinstance(nets, MultiControlNetModel | MultiAdapter):
-        return {"ip_adapter_image"}
-    has_control_image = "control_image" in signature(pipe.__call__).parameters
-    return {"ip_adapter_image", "control_image" if has_control_image else "image"}
-
-
-def _option_by_row(name: str, option, clips: int, frames: int, for_several: bool):
+def _option_by_row(pipe, name: str, option, clips: int, frames: int):
     """One option of a pipeline, with an entry for every row if it has prompts or pictures; others stay as they are."""
     if option is None:
         return None
@@ -164,14 +170,46 @@ def _option_by_row(name: str, option, clips: int, frames: int, for_several: bool
     if name == "latents":
         return _latents_by_row(option, clips, frames)
     if name == "ip_adapter_image":
-        if not are(option, np.ndarray):
-            return all_as_seen(option)
-        adapters = option if isinstance(option, list) else [option]
-        return [as_rows(each, clips, frames, name) for each in adapters]
-    if for_several and isinstance(option, list | tuple):
-        # as tensors: pipelines expect lists nested in one of two orders, but tensors in the same
-        return [as_tensor(as_rows(each, clips, frames, name)) for each in option]
-    return as_rows(option, clips, frames, name)
+        adapters = getattr(pipe.unet.encoder_hid_proj, "image_projection_layers", ())
+        given = _one_each(option, len(adapters), name, "IP-Adapters")
+        return [as_rows(each, clips, frames, name) if _is_by_row(each) else all_as_seen(each) for each in given]
+    modes = _modes(pipe).get(name, "RGB")
+    if isinstance(modes, str):
+        return as_rows(option, clips, frames, name, modes)
+    # as tensors: pipelines expect lists nested in one of two orders, but tensors in the same
+    given = _one_each(option, len(modes), name, "ControlNets or adapters")
+    return [as_tensor(as_rows(each, clips, frames, name, mode)) for each, mode in zip(given, modes)]
+
+
+def _one_each(option, count: int, name: str, nets: str) -> list:
+    """What each of a pipeline's nets is given, from a list of that, or from one for the only net."""
+    given = list(option) if isinstance(option, list | tuple) else [option]
+    if len(given) != count:
+        raise ValueError(
+            f"{name} needs a picture or a clip, such as uint8 (f, h, w, 3), for each of this pipeline's {count} {nets}, "
+            f"in a list; got {len(given)}"
+        )
+    return given
+
+
+def _is_by_row(image_prompt) -> bool:
+    """Whether what an IP-Adapter is given is a picture for each row; other than an array, all of it is for every row."""
+    return isinstance(image_prompt, np.ndarray | torch.Tensor)
+
+
+def _modes(pipe) -> dict[str, str | list[str]]:
+    """The mode of the pictures for a pipeline's ControlNet or adapter, by the option; of several, a list."""
+    net = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
+    option = "control_image" if "control_image" in signature(pipe.__call__).parameters else "image"
+    if isinstance(net, MultiControlNetModel | MultiAdapter):
+        nets = net.nets if isinstance(net, MultiControlNetModel) else net.adapters
+        return {option: [_mode(each) for each in nets]}
+    return {option: _mode(net)}
+
+
+def _mode(net) -> str:
+    """Grey for a T2I-Adapter of one channel, such as those for sketches and edges."""
+    return "L" if getattr(net, "config", {}).get("in_channels") == 1 else "RGB"
 
 
 def embeddings_by_row(embeddings: torch.Tensor, clips: int, frames: int, name: str) -> torch.Tensor:

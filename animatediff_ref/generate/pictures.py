@@ -8,7 +8,7 @@ from PIL import Image
 PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image")  # options that are pictures and nothing else
 
 
-def as_rows(option, clips: int, frames: int, name: str = "the option"):
+def as_rows(option, clips: int, frames: int, name: str, mode: str = "RGB"):
     """Pictures for the rows of a batch, a list of ``clips * frames`` PIL images, from an option of a pipeline.
 
     ==================================================  ====================================================
@@ -23,8 +23,12 @@ def as_rows(option, clips: int, frames: int, name: str = "the option"):
     ==================================================  ====================================================
 
     PIL images may have any mode of 8 or 16 bits: transparency is laid on white. Arrays may also be grey, without the 3,
-    and bool, or float from 0 to 1. Masks are grey. Tensors are float, from 0 to 1 or from -1 to 1; those of 4 channels
-    are taken for latents. ``ValueError``, which calls the option ``name``, for what is neither.
+    and bool, or float from 0 to 1. They come in ``mode``, "RGB" or "L"; masks are grey. Tensors are float, from 0 to 1
+    or from -1 to 1; those of 4 channels are taken for latents, and image prompts for what a feature extractor made.
+    ``ValueError``, which calls the option ``name``, for what is neither.
+
+    ``name`` tells what are pictures: all of this if it is in ``PICTURES``, else PIL images, uint8 and bool, since
+    tensors and arrays of floats can be anything there.
     """
     if isinstance(option, list | tuple) and option and all(map(torch.is_tensor, option)) and name in PICTURES:
         option = torch.stack(list(option))
@@ -37,7 +41,8 @@ def as_rows(option, clips: int, frames: int, name: str = "the option"):
     else:
         return option
     _check_shape(shape, pictures, clips, frames, name)
-    seen = [as_seen(picture, name == "mask_image") for picture in pictures]
+    is_mask = name == "mask_image"
+    seen = [as_seen(picture, "L" if is_mask else mode, opaque=is_mask) for picture in pictures]
     return seen * (clips * frames // len(seen))
 
 
@@ -80,19 +85,20 @@ def _tensors_by_row(tensor: torch.Tensor, clips: int, frames: int, name: str) ->
             f"{name} needs a tensor (c, h, w), ({frames}, c, h, w) or ({clips}, {frames}, c, h, w); "
             f"got {tuple(tensor.shape)}"
         )
-    are_latents = rows.shape[1] == 4
-    if not rows.is_floating_point() or not (are_latents or rows.abs().max() <= 1):
+    has_any_range = rows.shape[1] == 4 or name == "ip_adapter_image"  # latents, and what a feature extractor made
+    if not rows.is_floating_point() or not (has_any_range or rows.abs().max() <= 1):
         raise ValueError(
-            f"{name} as a tensor is float from 0 to 1 or from -1 to 1; "
+            f"{name} as a tensor is float{'' if has_any_range else ' from 0 to 1 or from -1 to 1'}; "
             f"got {rows.dtype} from {rows.min():g} to {rows.max():g}"
         )
     return rows.repeat(clips * frames // len(rows), 1, 1, 1)
 
 
-def as_seen(picture: Image.Image, mask: bool = False) -> Image.Image:
-    """A picture of any mode as it is seen on white, in RGB; a mask in grey.
+def as_seen(picture: Image.Image, mode: str = "RGB", opaque: bool = False) -> Image.Image:
+    """A picture of any mode as it is seen on white, in ``mode``, "RGB" or "L".
 
-    ``ValueError`` for numbers without a range (modes I and F), and for a mask that is transparent anywhere.
+    ``ValueError`` for numbers without a range (modes I and F), and for a mask, which has to be ``opaque``, that is
+    transparent anywhere.
     """
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
@@ -102,10 +108,10 @@ def as_seen(picture: Image.Image, mask: bool = False) -> Image.Image:
         picture = picture.convert("LA")
     if {"A", "a"} & set(picture.getbands()) or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        if mask and picture.getextrema()[3][0] < 255:
+        if opaque and picture.getextrema()[3][0] < 255:
             raise ValueError("a mask is white where it paints and black elsewhere; this one is transparent")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("L" if mask else "RGB")
+    return picture.convert(mode)
 
 
 def all_as_seen(option):
