@@ -1,8 +1,13 @@
 """The command line: what it makes, what it says, and one line for bad input."""
 
+import warnings
+
 import pytest
 import torch
+from conftest import motion_for
+from diffusers import PNDMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
+from test_pipelines import pipeline
 from typer.testing import CliRunner
 
 import animatediff_ref as ar
@@ -43,6 +48,19 @@ def test_animate_writes_a_clip_and_says_what_it_used(tmp_path, suffix):
         assert ar.read_clip(out).shape == (4, 64, 64, 3)
     else:
         assert out.stat().st_size > 100
+
+
+def test_animate_speaks_of_no_schedule_that_it_has_no_option_for(tmp_path):
+    """A base with a scheduler of its own, such as Stable Diffusion 1.5."""
+    pipe = pipeline(StableDiffusionPipeline, scheduler=PNDMScheduler(skip_prk_steps=True))
+    pipe.save_pretrained(tmp_path / "base")
+    ar.save_motion_module(motion_for(pipe.unet), tmp_path / "motion.safetensors")
+    files = ("--base", tmp_path / "base", "--motion", tmp_path / "motion.safetensors", "--out", tmp_path / "a.mp4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ar.ScheduleWarning)
+        done = invoke("animate", "--prompt", "a penguin", *files, "--frames", 4, "--steps", 2, "--device", "cpu")
+    assert done.exit_code == 0 and "4 frames of 16x16" in done.output
+    assert "schedule" not in done.output
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What belongs to the base, and what people give ``animate`` besides a prompt: the right values, on small random pipelines."""
 
 import copy
+import re
 import warnings
 from threading import Thread
 from types import SimpleNamespace
@@ -14,17 +15,18 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionAdapterPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
 from PIL import Image
-from test_pipelines import FRAMES, SIZE, pipeline
+from test_pipelines import FRAMES, SIZE, a_clip, a_mask, image_prompts, pipeline, t2i_adapter
 from transformers import CLIPTextModel
 
 import animatediff_ref as ar
 from animatediff_ref.generate import pipeline as base
-from animatediff_ref.generate.inputs import as_rows, as_seen
+from animatediff_ref.generate.pictures import as_rows, as_seen
 from animatediff_ref.method.adapters import DOMAIN, lora_layers, motion_loras
 from animatediff_ref.method.objective import draw_noise
 from animatediff_ref.training import run
@@ -72,6 +74,8 @@ def test_the_motion_schedule_keeps_what_the_base_was_trained_for():
     assert zero.alphas_cumprod[-1] == 0 and zero.config.timestep_spacing == "trailing"
     zero.set_timesteps(4)
     assert zero.timesteps[0] == 999, "sampling starts where nothing but noise is left"
+    leading = ar.motion_scheduler(DDIMScheduler(**V | {"timestep_spacing": "leading"}))
+    assert leading.config.timestep_spacing == "leading", "the base's own"
     other = ar.motion_scheduler(EulerDiscreteScheduler(timestep_spacing="trailing"))
     assert settings(other) == settings(ar.motion_scheduler())
 
@@ -95,6 +99,53 @@ def test_another_scheduler_than_the_pipelines_is_said_unless_asked_for():
         assert not np.array_equal(said, ar.animate(pipe, "a penguin", schedule="pipeline", **STEPS))
         pipe.scheduler = ar.motion_scheduler()
         assert np.array_equal(said, ar.animate(pipe, "a penguin", **STEPS))
+
+
+SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+SCALED = {**SD15, "beta_schedule": "scaled_linear"}
+PLMS = {"skip_prk_steps": True, "set_alpha_to_one": True}
+TRAILING = ar.motion_scheduler(DDIMScheduler(**V)).config
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (DDIMScheduler(**SCALED), "DDIMScheduler, which differs in beta_schedule, set_alpha_to_one:"),
+        (DDIMScheduler(**SD15, beta_schedule="linear"), "DDIMScheduler, which differs in set_alpha_to_one:"),
+        (PNDMScheduler.from_config(SCALED, **PLMS), "PNDMScheduler, which differs in class, beta_schedule:"),
+        (PNDMScheduler.from_config(ar.motion_scheduler().config, **PLMS), "PNDMScheduler, which differs in class:"),
+        (DDIMScheduler.from_config(TRAILING, trained_betas=np.full(1000, 0.01)), "differs in trained_betas:"),
+        (DDIMScheduler.from_config(TRAILING, steps_offset=0), None),
+        (DDIMScheduler.from_config(ar.motion_scheduler().config, clip_sample_range=2.0, sample_max_value=3.0), None),
+    ],
+)
+def test_the_warning_names_what_changes_the_clip_and_its_advice_ends_it(own, said):
+    pipe = animated()
+    pipe.scheduler = own  # as it is: pipelines change what they are made with
+    made = {}
+    for schedule in (None, "official", "pipeline"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made[schedule] = ar.animate(pipe, "a penguin", schedule=schedule, output="latent", **STEPS)
+        heard = [str(warning.message) for warning in caught if warning.category is ar.ScheduleWarning]
+        assert len(heard) == (schedule is None and said is not None)
+        assert not heard or said in heard[0]
+    assert torch.equal(made[None], made["official"])
+    assert torch.equal(made["pipeline"], made["official"]) == (said is None), "what it names makes another clip"
+    pipe.scheduler = ar.motion_scheduler(pipe.scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ar.ScheduleWarning)
+        assert torch.equal(made[None], ar.animate(pipe, "a penguin", output="latent", **STEPS))
+
+
+def test_the_recipe_of_the_page_keeps_what_the_base_predicts():
+    page = (ar.data_folder().parent / "book" / "pipelines.md").read_text()
+    (recipe,) = [code for code in re.findall(r"```python\n(.+?)```", page, re.DOTALL) if "DPMSolver" in code]
+    told = {"ar": ar, "pipe": animated(scheduler=PNDMScheduler(prediction_type="v_prediction"))}
+    exec(recipe, told)
+    config = told["pipe"].scheduler.config
+    assert (config.prediction_type, config.beta_schedule) == ("v_prediction", "linear")
+    assert told["clip"].shape == (FRAMES, SIZE, SIZE, 3)
 
 
 class Told(torch.nn.Module):
@@ -240,6 +291,79 @@ def test_pictures_that_could_be_taken_for_others_are_refused(option, said):
         as_rows(option, 3, 4, "image")
 
 
+def test_what_are_pictures_depends_on_the_name():
+    noise, film = torch.zeros(4, 3, 8, 8), np.zeros((4, 8, 8, 3))
+    with pytest.raises(TypeError, match="name"):
+        as_rows(noise, 2, 4)
+    assert as_rows(noise, 2, 4, "image").shape == (8, 3, 8, 8) and len(as_rows(film, 2, 4, "image")) == 8
+    assert as_rows(noise, 2, 4, "style") is noise and as_rows(film, 2, 4, "style") is film
+    assert len(as_rows(film.astype(np.uint8), 2, 4, "style")) == 8
+
+
+def test_an_adapter_of_one_channel_sees_grey():
+    pipe, wedge = animated(StableDiffusionAdapterPipeline, adapter=t2i_adapter(1)), a_picture("L")
+    wanted = ar.animate(pipe, "a penguin", image=wedge, **STEPS)
+    pixels = torch.from_numpy(np.asarray(wedge) / np.float32(255))[None]
+    for form in (wedge.convert("RGB"), np.asarray(wedge), np.stack([wedge] * FRAMES), [wedge] * FRAMES, pixels):
+        made = ar.animate(pipe, "a penguin", image=form, **STEPS)
+        assert np.abs(made.astype(int) - wanted).max() <= 1
+    assert np.abs(ar.animate(pipe, "a penguin", image=a_mask(), **STEPS).astype(int) - wanted).max() > 5
+
+
+def test_several_adapters_take_one_clip_each():
+    pipe = animated(StableDiffusionAdapterPipeline, adapter=[t2i_adapter(), t2i_adapter(1)])
+    options = {"adapter_conditioning_scale": [1.0, 0.5], **STEPS}
+    wanted = ar.animate(pipe, "a penguin", image=[a_clip(), a_mask()], **options)
+    assert np.array_equal(wanted, ar.animate(pipe, "a penguin", image=(a_clip(), a_mask()), **options))
+    for wrong, count in ((a_clip(), 1), ([a_clip()] * 3, 3)):
+        with pytest.raises(ValueError, match=f"for each of this pipeline's 2 ControlNets or adapters, .* got {count}"):
+            ar.animate(pipe, "a penguin", image=wrong, **options)
+
+
+def test_image_prompts_of_every_form():
+    pipe, film = image_prompts(), a_clip()
+    ar.inject(pipe.unet, motion_for(pipe.unet, num_frames=FRAMES))
+
+    def made(image_prompt) -> np.ndarray:
+        return ar.animate(pipe, "a penguin", ip_adapter_image=image_prompt, **GUIDED).astype(int)
+
+    pictures = [Image.fromarray(frame) for frame in film]
+    features = pipe.feature_extractor(pictures, return_tensors="pt").pixel_values
+    wanted = made(film)
+    for same in (film / 255, features, [film], (film,), [features], features[None]):
+        assert np.abs(made(same) - wanted).max() <= 1, "each frame has its own"
+    one = made(pictures[0])
+    assert np.abs(one - wanted).max() > 5
+    for same in (film[0], features[:1], features[0], [pictures[0]], [[pictures[0]]]):
+        assert np.abs(made(same) - one).max() <= 1
+    together = made([pictures])
+    assert min(np.abs(together - other).max() for other in (wanted, one)) > 5, "every frame has all of a nested list"
+    for wrong, said in (
+        (pictures, r"such as uint8 \(f, h, w, 3\), for each of this pipeline's 1 IP-Adapters, in a list; got 4"),
+        (features[:3], r"needs a tensor .* got \(3, 3, 16, 16\)"),
+        ((features * 100).to(torch.uint8), "ip_adapter_image as a tensor is float; got torch.uint8"),
+        (film[:3], r"a clip of 4 frames, .* got shape \(3, 16, 16, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made(wrong)
+    with pytest.raises(ValueError, match="for each of this pipeline's 0 IP-Adapters, in a list; got 1"):
+        ar.animate(animated(), "a penguin", ip_adapter_image=film)
+
+
+def test_image_prompts_of_two_adapters():
+    pipe, a, b = image_prompts(count=2), a_clip(), a_clip(seed=1)
+    ar.inject(pipe.unet, motion_for(pipe.unet, num_frames=FRAMES))
+
+    def made(*image_prompts) -> np.ndarray:
+        return ar.animate(pipe, "a penguin", ip_adapter_image=image_prompts, **GUIDED).astype(int)
+
+    still = Image.fromarray(a[0])
+    assert np.abs(made(still, b) - made(np.stack([a[0]] * FRAMES), b)).max() <= 1, "a picture for all beside a clip"
+    assert np.abs(made(still, b) - made(a, b)).max() > 5
+    with pytest.raises(ValueError, match="for each of this pipeline's 2 IP-Adapters, in a list; got 1"):
+        made(a)
+
+
 def test_masks_are_grey_and_not_transparent():
     for mode in ("1", "L", "RGB"):
         assert as_rows(a_picture(mode), 1, 2, "mask_image")[0].mode == "L"
@@ -280,6 +404,24 @@ def test_embeddings_take_the_place_of_prompts():
     ):
         with pytest.raises(ValueError, match=said):
             ar.animate(pipe, prompt, **options, **STEPS)
+
+
+def test_embeddings_do_without_a_text_encoder():
+    pipe = animated()
+    words, none = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a penguin", ""))
+    both = {"prompt_embeds": words, "negative_prompt_embeds": none, **STEPS}
+    wanted = ar.animate(pipe, guidance_scale=7.5, **both)
+    unguided = ar.animate(pipe, guidance_scale=1.0, prompt_embeds=words, **STEPS)
+    pipe.text_encoder = pipe.tokenizer = None
+    assert np.array_equal(wanted, ar.animate(pipe, **both)), "guided by the 7.5 of diffusers' pipelines"
+    assert np.array_equal(unguided, ar.animate(pipe, guidance_scale=1.0, prompt_embeds=words, **STEPS))
+    needed = "no text encoder or no tokenizer: it needs prompt_embeds and negative_prompt_embeds, got no"
+    with pytest.raises(ValueError, match=f"{needed} negative_prompt_embeds$"):
+        ar.animate(pipe, prompt_embeds=words, **STEPS)
+    with pytest.raises(ValueError, match=f"{needed} prompt_embeds and no negative_prompt_embeds$"):
+        ar.animate(pipe, "a penguin", **STEPS)
+    with pytest.raises(ValueError, match="clip_skip=1 needs a text encoder, and this pipeline has none"):
+        ar.animate(pipe, clip_skip=1, **both)
 
 
 def test_latents_are_the_noise_of_every_frame():

@@ -213,13 +213,13 @@ def check(row: Row, pipe, options: dict) -> None:
 
 
 def is_clip(option) -> bool:
-    return is_clip(option[0]) if isinstance(option, list) else isinstance(option, np.ndarray) and len(option) == FRAMES
+    return is_clip(option[-1]) if isinstance(option, list) else isinstance(option, np.ndarray) and len(option) == FRAMES
 
 
 def with_other_frame(option):
     """A clip with another picture as frame 1."""
     if isinstance(option, list):
-        return [with_other_frame(each) for each in option]
+        return [with_other_frame(each) if is_clip(each) else each for each in option]
     option = option.copy()
     option[1] = 255 - option[1]
     return option
@@ -503,8 +503,9 @@ def controlnet_inpaint():
     return pipe, {"image": a_clip(), "mask_image": a_mask(), "control_image": a_clip(seed=1), "strength": 0.9}
 
 
-def t2i_adapter() -> diffusers.T2IAdapter:
-    return random(diffusers.T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=2))
+def t2i_adapter(in_channels: int = 3) -> diffusers.T2IAdapter:
+    shape = {"channels": [16, 32], "num_res_blocks": 1, "downscale_factor": 2}
+    return random(diffusers.T2IAdapter(in_channels=in_channels, **shape))
 
 
 @row("StableDiffusionAdapterPipeline", "", "a control clip")
@@ -517,6 +518,17 @@ def adapter_picture():
     return pipeline(diffusers.StableDiffusionAdapterPipeline, adapter=t2i_adapter()), {
         "image": Image.fromarray(a_picture())
     }
+
+
+@row("StableDiffusionAdapterPipeline", "an adapter of one channel (sketch, canny)", "a grey control clip")
+def adapter_grey():
+    return pipeline(diffusers.StableDiffusionAdapterPipeline, adapter=t2i_adapter(1)), {"image": a_mask()}
+
+
+@row("StableDiffusionAdapterPipeline", "two adapters, of three channels and of one", "a control clip for each")
+def multi_adapter_grey():
+    pipe = pipeline(diffusers.StableDiffusionAdapterPipeline, adapter=[t2i_adapter(), t2i_adapter(1)])
+    return pipe, {"image": [a_clip(), a_mask()], "adapter_conditioning_scale": [1.0, 0.5]}
 
 
 @row("StableDiffusionAdapterPipeline", "two adapters", "a control clip for each")
@@ -574,6 +586,11 @@ def ip_adapter_clip():
 @row("StableDiffusionPipeline", "two IP-Adapters", "a clip of image prompts for each")
 def ip_adapters():
     return image_prompts(count=2), {"ip_adapter_image": [a_clip(), a_clip(seed=1)]}
+
+
+@row("StableDiffusionPipeline", "two IP-Adapters", "one image prompt for all and a clip of image prompts")
+def ip_adapters_mixed():
+    return image_prompts(count=2), {"ip_adapter_image": [Image.fromarray(a_picture()), a_clip(seed=1)]}
 
 
 @row("StableDiffusionControlNetPipeline", "IP-Adapter", "a clip of image prompts and a control clip")

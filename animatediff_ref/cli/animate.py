@@ -33,7 +33,9 @@ def animate(
         ar.inject(pipe.unet, ar.load_motion_module(motion), frames)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", ar.UnknownWordsWarning)
-            clip = ar.animate(pipe, prompt, seed=seed, num_inference_steps=steps, guidance_scale=guidance)
+            clip = ar.animate(
+                pipe, prompt, seed=seed, num_inference_steps=steps, guidance_scale=guidance, schedule="official"
+            )
         for warning in said:
             typer.echo(f"warning: {warning.message}", err=True)
         ar.write_clip(clip, out, fps)

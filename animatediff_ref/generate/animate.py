@@ -52,21 +52,24 @@ def animate(
     - ``prompt``: a string; or ``{frame: string}``, each held from its frame until the next; or a list of these for
       several clips in one batch, uint8 (n, f, h, w, 3), where clip ``i`` is the one that ``seed + i`` makes alone.
       ``negative_prompt`` likewise. ``prompt_embeds`` may take its place: (1 or f, tokens, width), or with the number of
-      clips before it for several in a batch; ``negative_prompt_embeds`` likewise.
+      clips before it for several in a batch; ``negative_prompt_embeds`` likewise. With both, a pipeline needs neither
+      a text encoder nor a tokenizer.
     - ``num_frames``: by default as many as ``inject`` was told.
     - ``guidance_scale``: by default ``default_guidance(pipe)``: 7.5, for the mini world less.
     - ``seed``: each frame has its own noise, drawn on the CPU, so that a seed means the same on every device.
       ``generator`` may take its place, or a list with one for each clip: the frames of a clip draw from it in turn.
     - ``schedule``: ``"official"``, the default, samples with ``motion_scheduler(pipe.scheduler)``: DDIM, the betas of
-      the motion modules' training, and what the base predicts. The pipeline then gets its own back. Where that is another,
-      a ``ScheduleWarning`` says so, unless ``"official"`` is asked for. ``"pipeline"`` keeps the pipeline's as it is
-      (DPM++, LCM ...). LCM needs ``"pipeline"``.
+      the motion modules' training, and what the base predicts. The pipeline then gets its own back. Where that makes
+      other clips, a ``ScheduleWarning`` says in what it differs, unless ``"official"`` is asked for. ``"pipeline"``
+      keeps the pipeline's as it is (DPM++, LCM ...). LCM needs ``"pipeline"``.
     - ``decode_chunk_size``: how many frames go through the decoder at a time.
     - ``output``: ``"uint8"``; ``"pil"``, a list of images for each clip; or ``"latent"``, which decodes nothing: a
       tensor (f, c, h, w), scaled, or (n, f, c, h, w), as ``decode_latents`` takes the frames of one clip.
     - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... ``as_rows`` lists which
-      pictures, clips and masks they may be; each frame gets its own, also as ``ip_adapter_image``. Several ControlNets
-      or adapters take a list, a clip for each. ``latents`` are the noise of every frame, (f, c, h, w).
+      pictures, clips and masks they may be, and each frame gets its own. Several ControlNets or adapters take a list, a
+      clip for each. ``latents`` are the noise of every frame, (f, c, h, w).
+    - ``ip_adapter_image``: likewise where it is an array or a tensor. A list is, as in diffusers, one entry for each
+      IP-Adapter; one that is itself a list is no clip: every frame gets all the pictures in it.
 
     Tried are the pipelines of ``data/pipelines.csv``, on small random models; it says which do not animate.
     While it runs, it changes scheduler, decoder and number of frames of ``pipe``, and then puts them back. A second
@@ -75,8 +78,10 @@ def animate(
     module, for more frames than it has positions, and for prompts, clips or settings that do not fit.
     """
     motion = _motion_in(pipe)
+    guidance = default_guidance(pipe) if guidance_scale is None else guidance_scale
     _check_options(pipe, options, decode_chunk_size, output)
     clips, batched = _number_of_clips(prompt, options)
+    _check_text(pipe, options, guidance)
     frames = motion.num_frames if num_frames is None else num_frames
     with _alone(pipe, motion, pipe.vae, pipe.text_encoder, pipe.scheduler), instead(motion, "num_frames", frames):
         frames = motion.num_frames
@@ -91,14 +96,11 @@ def animate(
                 prompt=prompts,
                 generator=generators_by_row(seed, clips, frames, generator),
                 num_inference_steps=num_inference_steps,
-                guidance_scale=default_guidance(pipe) if guidance_scale is None else guidance_scale,
+                guidance_scale=guidance,
                 output_type="latent" if output == "latent" else "np",
                 **options,
             ).images
-    rows = _checked_latents(pipe, made) if output == "latent" else (np.asarray(made) * 255).round().astype(np.uint8)
-    in_clips = rows.reshape(clips, frames, *rows.shape[1:])
-    if output == "pil":
-        in_clips = [[Image.fromarray(frame) for frame in clip] for clip in in_clips]
+    in_clips = _in_clips(pipe, made, clips, output)
     return in_clips if batched else in_clips[0]
 
 
@@ -126,6 +128,13 @@ def _alone(*parts) -> Iterator[None]:
             IN_USE.difference_update(mine)
 
 
+def _in_clips(pipe, made, clips: int, output: str) -> np.ndarray | list | torch.Tensor:
+    """What a pipeline made, row by row, as clips of the kind that is asked for."""
+    rows = _checked_latents(pipe, made) if output == "latent" else (np.asarray(made) * 255).round().astype(np.uint8)
+    in_clips = rows.reshape(clips, -1, *rows.shape[1:])
+    return [[Image.fromarray(frame) for frame in clip] for clip in in_clips] if output == "pil" else in_clips
+
+
 def _checked_latents(pipe, latents) -> torch.Tensor:
     if not torch.is_tensor(latents):
         raise ValueError(f"{type(pipe).__name__} gives no latents: use output='uint8'")
@@ -146,6 +155,19 @@ def _number_of_clips(prompt, options: dict) -> tuple[int, bool]:
         batched = getattr(embeddings, "ndim", 0) == 4
         return len(embeddings) if batched else 1, batched
     return len(prompt) if isinstance(prompt, list) else 1, isinstance(prompt, list)
+
+
+def _check_text(pipe, options: dict, guidance: float) -> None:
+    """``ValueError`` for a pipeline that cannot read text and is not given embeddings in its place."""
+    if pipe.text_encoder is not None and pipe.tokenizer is not None:
+        return
+    wanted = ("prompt_embeds", "negative_prompt_embeds") if guidance > 1 else ("prompt_embeds",)
+    needed = [name for name in wanted if name in signature(pipe.__call__).parameters]
+    if missing := [name for name in needed if options.get(name) is None]:
+        raise ValueError(
+            f"this pipeline has no text encoder or no tokenizer: it needs {' and '.join(needed)}, "
+            f"got no {' and no '.join(missing)}"
+        )
 
 
 def _check_options(pipe, options: dict, decode_chunk_size: int, output: str) -> None:
@@ -183,22 +205,27 @@ def _scheduler(pipe, schedule: str | None):
     if "original_inference_steps" in signature(pipe.__call__).parameters:  # a pipeline made for LCM
         raise ValueError(f"{type(pipe).__name__} samples with its own scheduler only: use schedule='pipeline'")
     official = motion_scheduler(pipe.scheduler)
-    if schedule is None and not _alike(pipe.scheduler, official):
+    if schedule is None and (differing := _differing(pipe.scheduler, official)):
         own = type(pipe.scheduler).__name__
         warnings.warn(
             "the clip is sampled with DDIM and linear betas, as motion modules were trained, and not with this "
-            f"pipeline's {own}: schedule='official' asks for that, schedule='pipeline' keeps the {own}; give it those "
-            f"betas by {own}.from_config(pipe.scheduler.config, beta_schedule='linear')",
+            f"pipeline's {own}, which differs in {', '.join(differing)}: schedule='official' asks for that, "
+            f"schedule='pipeline' keeps the {own}; pipe.scheduler = ar.motion_scheduler(pipe.scheduler) makes it the "
+            "pipeline's own",
             ScheduleWarning,
             stacklevel=3,
         )
     return official
 
 
-def _alike(own, official) -> bool:
-    """Whether a scheduler is of the same class and has the same settings."""
-    settings = {name: value for name, value in official.config.items() if not name.startswith("_")}
-    return type(own) is type(official) and settings.items() <= dict(own.config).items()
+def _differing(own, official) -> list[str]:
+    """In what the clips of a scheduler are other than those of ``official``: its class, and names of settings."""
+    idle = {"clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"}  # nothing is clipped or thresholded
+    if official.config.timestep_spacing != "leading":
+        idle.add("steps_offset")
+    kind = [] if type(own) is type(official) else ["class"]
+    shared = [name for name in official.config if name in own.config and name not in idle and name[0] != "_"]
+    return kind + [name for name in shared if not np.array_equal(own.config[name], official.config[name])]
 
 
 def _in_chunks(decode: Callable, size: int) -> Callable:

@@ -1,4 +1,4 @@
-"""Clips as rows of a pipeline's batch: a prompt, a random generator and a picture for every frame, clip after clip."""
+"""Clips as rows of a pipeline's batch: a prompt, a random generator and other options for every frame, clip after clip."""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from diffusers import MultiAdapter, MultiControlNetModel
-from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
+
+from animatediff_ref.generate.pictures import all_as_seen, as_rows, as_tensor
 
 
 def prompts_by_row(prompt, clips: int, frames: int) -> list[str]:
@@ -57,7 +57,10 @@ def generators_by_row(seed: int, clips: int, frames: int, generator=None) -> lis
         raise ValueError(f"a seed is a whole number, got {seed!r}")
     numbers = [int(seed) + i for i in range(clips)]
     within = [n if -(2**63) <= n < 2**64 else n % 2**64 for n in numbers]  # what torch takes; others are folded into it
-    return [each for n in within for each in [torch.Generator().manual_seed(n)] * frames]
+    rows = []
+    for n in within:
+        rows += [torch.Generator().manual_seed(n)] * frames
+    return rows
 
 
 def default_guidance(pipe) -> float:
@@ -65,7 +68,12 @@ def default_guidance(pipe) -> float:
 
     The mini world's says so; 7.5 is the default of diffusers' pipelines, made for Stable Diffusion.
     """
-    return pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5)
+    return _told_by(pipe.tokenizer).get("guidance_scale", 7.5)
+
+
+def _told_by(tokenizer) -> dict:
+    """What a tokenizer's configuration says; nothing for a pipeline that has none and is given embeddings."""
+    return {} if tokenizer is None else tokenizer.init_kwargs
 
 
 class UnknownWordsWarning(UserWarning):
@@ -74,7 +82,7 @@ class UnknownWordsWarning(UserWarning):
 
 def unknown_words(tokenizer, prompt: str) -> list[str]:
     """Words of ``prompt`` that the base was never taught; none for a tokenizer that does not say, such as CLIP's."""
-    known = tokenizer.init_kwargs.get("known_words")
+    known = _told_by(tokenizer).get("known_words")
     if known is None:
         return []
     return [word for word in words_of(prompt) if word not in known]
@@ -107,8 +115,7 @@ def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dic
     While it is open, a pipeline that is given a clip of image prompts (IP-Adapter) uses each of them for its own row,
     and one that is given ``clip_skip`` finds the norm that it needs.
     """
-    several = _options_for_several(pipe)
-    rows = {name: _option_by_row(name, option, clips, frames, name in several) for name, option in options.items()}
+    rows = {name: _option_by_row(pipe, name, option, clips, frames) for name, option in options.items()}
     with _skipping(pipe, options.get("clip_skip")), _image_prompts_by_row(pipe, options.get("ip_adapter_image")):
         yield rows
 
@@ -119,7 +126,10 @@ def _skipping(pipe, clip_skip: int | None) -> Iterator[None]:
     if clip_skip is None:
         yield
         return
-    encoder, layers = pipe.text_encoder, pipe.text_encoder.config.num_hidden_layers
+    encoder = pipe.text_encoder
+    if encoder is None:
+        raise ValueError(f"clip_skip={clip_skip!r} needs a text encoder, and this pipeline has none")
+    layers = encoder.config.num_hidden_layers
     if not hasattr(clip_skip, "__index__") or not 0 <= clip_skip <= layers:
         raise ValueError(f"clip_skip is how many of the text encoder's {layers} layers are left out, got {clip_skip!r}")
     if hasattr(encoder, "text_model"):
@@ -130,30 +140,26 @@ def _skipping(pipe, clip_skip: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _image_prompts_by_row(pipe, clip) -> Iterator[None]:
-    if not _are(clip, np.ndarray):
+def _image_prompts_by_row(pipe, option) -> Iterator[None]:
+    """Let diffusers give each row its own image prompt, for the IP-Adapters that are given a clip."""
+    by_row = [_is_by_row(given) for given in (option if isinstance(option, list | tuple) else [option])]
+    if not any(by_row):
         yield
         return
     prepare = pipe.prepare_ip_adapter_image_embeds
 
-    def one_image_prompt_a_row(images, embeds, device, rows, guided):
-        # diffusers gives all images to each row: (branches, images, ...) for a batch of 1
-        return [embeds.flatten(0, 1)[:, None] for embeds in prepare(images, embeds, device, 1, guided)]
+    def prepare_by_row(images, embeds, device, rows, guided):
+        # diffusers gives all images of an IP-Adapter to each row: (branches, images, ...) for a batch of 1
+        made = prepare(images, embeds, device, 1, guided)
+        return [
+            each.flatten(0, 1)[:, None] if own else each.repeat_interleave(rows, 0) for each, own in zip(made, by_row)
+        ]
 
-    with instead(pipe, "prepare_ip_adapter_image_embeds", one_image_prompt_a_row):
+    with instead(pipe, "prepare_ip_adapter_image_embeds", prepare_by_row):
         yield
 
 
-def _options_for_several(pipe) -> set[str]:
-    """The options that take a list with a clip for each of several ControlNets or adapters of the pipeline."""
-    nets = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
-    if not isinstance(nets, MultiControlNetModel | MultiAdapter):
-        return {"ip_adapter_image"}
-    has_control_image = "control_image" in signature(pipe.__call__).parameters
-    return {"ip_adapter_image", "control_image" if has_control_image else "image"}
-
-
-def _option_by_row(name: str, option, clips: int, frames: int, for_several: bool):
+def _option_by_row(pipe, name: str, option, clips: int, frames: int):
     """One option of a pipeline, with an entry for every row if it has prompts or pictures; others stay as they are."""
     if option is None:
         return None
@@ -164,14 +170,46 @@ def _option_by_row(name: str, option, clips: int, frames: int, for_several: bool
     if name == "latents":
         return _latents_by_row(option, clips, frames)
     if name == "ip_adapter_image":
-        if not _are(option, np.ndarray):
-            return _all_as_seen(option)
-        adapters = option if isinstance(option, list) else [option]
-        return [as_rows(each, clips, frames, name) for each in adapters]
-    if for_several and isinstance(option, list | tuple):
-        # as tensors: pipelines expect lists nested in one of two orders, but tensors in the same
-        return [_as_tensor(as_rows(each, clips, frames, name)) for each in option]
-    return as_rows(option, clips, frames, name)
+        adapters = getattr(pipe.unet.encoder_hid_proj, "image_projection_layers", ())
+        given = _one_each(option, len(adapters), name, "IP-Adapters")
+        return [as_rows(each, clips, frames, name) if _is_by_row(each) else all_as_seen(each) for each in given]
+    modes = _modes(pipe).get(name, "RGB")
+    if isinstance(modes, str):
+        return as_rows(option, clips, frames, name, modes)
+    # as tensors: pipelines expect lists nested in one of two orders, but tensors in the same
+    given = _one_each(option, len(modes), name, "ControlNets or adapters")
+    return [as_tensor(as_rows(each, clips, frames, name, mode)) for each, mode in zip(given, modes)]
+
+
+def _one_each(option, count: int, name: str, nets: str) -> list:
+    """What each of a pipeline's nets is given, from a list of that, or from one for the only net."""
+    given = list(option) if isinstance(option, list | tuple) else [option]
+    if len(given) != count:
+        raise ValueError(
+            f"{name} needs a picture or a clip, such as uint8 (f, h, w, 3), for each of this pipeline's {count} {nets}, "
+            f"in a list; got {len(given)}"
+        )
+    return given
+
+
+def _is_by_row(image_prompt) -> bool:
+    """Whether what an IP-Adapter is given is a picture for each row; other than an array, all of it is for every row."""
+    return isinstance(image_prompt, np.ndarray | torch.Tensor)
+
+
+def _modes(pipe) -> dict[str, str | list[str]]:
+    """The mode of the pictures for a pipeline's ControlNet or adapter, by the option; of several, a list."""
+    net = getattr(pipe, "controlnet", None) or getattr(pipe, "adapter", None)
+    option = "control_image" if "control_image" in signature(pipe.__call__).parameters else "image"
+    if isinstance(net, MultiControlNetModel | MultiAdapter):
+        nets = net.nets if isinstance(net, MultiControlNetModel) else net.adapters
+        return {option: [_mode(each) for each in nets]}
+    return {option: _mode(net)}
+
+
+def _mode(net) -> str:
+    """Grey for a T2I-Adapter of one channel, such as those for sketches and edges."""
+    return "L" if getattr(net, "config", {}).get("in_channels") == 1 else "RGB"
 
 
 def embeddings_by_row(embeddings: torch.Tensor, clips: int, frames: int, name: str) -> torch.Tensor:
@@ -196,133 +234,3 @@ def _latents_by_row(latents: torch.Tensor, clips: int, frames: int) -> torch.Ten
             f"height, width), the noise of every frame; got {shape or type(latents).__name__}"
         )
     return latents.reshape(-1, *shape[-3:])
-
-
-PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image")  # options that are pictures and nothing else
-
-
-def as_rows(option, clips: int, frames: int, name: str = "the option"):
-    """Pictures for the rows of a batch, a list of ``clips * frames`` PIL images, from an option of a pipeline.
-
-    ==================================================  ====================================================
-    option                                              the picture in the row of frame i of clip j
-    ==================================================  ====================================================
-    a picture: PIL, or uint8 (h, w, 3)                  that picture
-    a clip: uint8 (f, h, w, 3), or a list of PIL        picture i
-    several clips: uint8 (n, f, h, w, 3)                picture (j, i)
-    a list of such arrays                               as for the array that stacks them
-    a tensor: (c, h, w), (f, c, h, w), (n, f, c, h, w)  likewise, as tensor (clips * frames, c, h, w)
-    anything else: a number, a string                   none: the option is returned as it is
-    ==================================================  ====================================================
-
-    PIL images may have any mode of 8 or 16 bits: transparency is laid on white. Arrays may also be grey, without the 3,
-    and bool, or float from 0 to 1. Masks are grey. Tensors are float, from 0 to 1 or from -1 to 1; those of 4 channels
-    are taken for latents. ``ValueError``, which calls the option ``name``, for what is neither.
-    """
-    if isinstance(option, list | tuple) and option and all(map(torch.is_tensor, option)) and name in PICTURES:
-        option = torch.stack(list(option))
-    if torch.is_tensor(option) and name in PICTURES:
-        return _tensors_by_row(option, clips, frames, name)
-    if _are(option, Image.Image):
-        pictures, shape = (option, (len(option),)) if isinstance(option, list | tuple) else ([option], ())
-    elif _are(option, np.ndarray) and (name in PICTURES or _is_pictures(option)):
-        pictures, shape = _pictures_in(_stacked(option, name) if isinstance(option, list | tuple) else option, name)
-    else:
-        return option
-    _check_shape(shape, pictures, clips, frames, name)
-    seen = [as_seen(picture, name == "mask_image") for picture in pictures]
-    return seen * (clips * frames // len(seen))
-
-
-def _stacked(arrays: list[np.ndarray], name: str) -> np.ndarray:
-    if len(shapes := {array.shape for array in arrays}) > 1:
-        raise ValueError(f"{name} needs pictures of one size, got {' and '.join(map(str, sorted(shapes)))}")
-    return np.stack(arrays)
-
-
-def _pictures_in(array: np.ndarray, name: str) -> tuple[list[Image.Image], tuple[int, ...]]:
-    """The pictures of an array, and how it arranges them."""
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
-        array = (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8 or array.size == 0:
-        span = f" from {array.min():g} to {array.max():g}" if array.size else ""
-        raise ValueError(f"{name} needs uint8 from 0 to 255, bool, or float from 0 to 1; got {array.dtype}{span}")
-    inner = 3 if array.shape[-1] <= 4 else 2  # a last axis of 1, 2 or 4 is refused by the caller, with its shape
-    pictures = list(array.reshape(-1, *array.shape[-inner:]))
-    right = array.shape[-1] == 3 or inner == 2
-    return [Image.fromarray(each) for each in pictures] if right else [], array.shape[:-inner] if right else array.shape
-
-
-def _check_shape(shape: tuple[int, ...], pictures: list, clips: int, frames: int, name: str) -> None:
-    if not pictures or shape not in ((), (1,), (frames,), (1, frames), (clips, frames), (clips * frames,)):
-        whole = (*shape, *np.shape(pictures[0])) if pictures else shape
-        raise ValueError(
-            f"{name} needs a picture, uint8 (h, w, 3), or a clip of {frames} frames, (f, h, w, 3), "
-            f"or one for each clip, (n, f, h, w, 3); masks without the 3; got shape {whole}"
-        )
-
-
-def _tensors_by_row(tensor: torch.Tensor, clips: int, frames: int, name: str) -> torch.Tensor:
-    if name == "mask_image" and tensor.ndim in (2, 3):
-        tensor = tensor.unsqueeze(-3)
-    rows = tensor.reshape(-1, *tensor.shape[-3:])
-    if tensor.ndim < 3 or len(rows) not in (1, frames, clips * frames):
-        raise ValueError(
-            f"{name} needs a tensor (c, h, w), ({frames}, c, h, w) or ({clips}, {frames}, c, h, w); "
-            f"got {tuple(tensor.shape)}"
-        )
-    are_latents = rows.shape[1] == 4
-    if not rows.is_floating_point() or not (are_latents or rows.abs().max() <= 1):
-        raise ValueError(
-            f"{name} as a tensor is float from 0 to 1 or from -1 to 1; "
-            f"got {rows.dtype} from {rows.min():g} to {rows.max():g}"
-        )
-    return rows.repeat(clips * frames // len(rows), 1, 1, 1)
-
-
-def as_seen(picture: Image.Image, mask: bool = False) -> Image.Image:
-    """A picture of any mode as it is seen on white, in RGB; a mask in grey.
-
-    ``ValueError`` for numbers without a range (modes I and F), and for a mask that is transparent anywhere.
-    """
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"a picture needs 8 or 16 bits a channel, got mode {picture.mode}: scale it to 0 to 255 first")
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    if {"A", "a"} & set(picture.getbands()) or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        if mask and picture.getextrema()[3][0] < 255:
-            raise ValueError("a mask is white where it paints and black elsewhere; this one is transparent")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("L" if mask else "RGB")
-
-
-def _all_as_seen(option):
-    """The same with all PIL images in it as they are seen."""
-    if isinstance(option, list | tuple):
-        return [_all_as_seen(each) for each in option]
-    return as_seen(option) if isinstance(option, Image.Image) else option
-
-
-def _are(option, kind: type) -> bool:
-    """Whether this is of a kind, or a list of such."""
-    return isinstance(option, kind) or bool(
-        isinstance(option, list | tuple) and option and all(isinstance(each, kind) for each in option)
-    )
-
-
-def _is_pictures(option) -> bool:
-    """Whether this is an array of uint8 or bool, or a list of them."""
-    arrays = option if isinstance(option, list | tuple) else [option]
-    return _are(option, np.ndarray) and all(each.dtype in (np.uint8, bool) for each in arrays)
-
-
-def _as_tensor(pictures: list[Image.Image] | torch.Tensor) -> torch.Tensor:
-    """Pictures as (n, 3, h, w), from 0 to 1."""
-    if torch.is_tensor(pictures):
-        return pictures
-    return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(pictures))

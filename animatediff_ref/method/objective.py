@@ -16,8 +16,8 @@ def motion_scheduler(base: SchedulerMixin | None = None) -> DDIMScheduler:
 
     Stable Diffusion 1.5 itself ships ``scaled_linear`` betas; the motion modules were trained with linear ones.
     ``base`` is the scheduler of the image model. What the image model was trained for comes from it: what it predicts
-    (noise, v or the sample), its number of timesteps, and a last timestep of pure noise (zero-SNR rescaling, with the
-    spacing of steps that reaches it). Without ``base``, it is a model that predicts noise.
+    (noise, v or the sample), its number of timesteps, and a last timestep of pure noise (zero-SNR rescaling, with
+    the base's own spacing of steps: ``trailing`` starts at that timestep, ``leading`` below it). Without ``base``, it is a model that predicts noise.
     """
     told = {} if base is None else base.config
     own = {name: told[name] for name in OF_THE_BASE if name in told}
