@@ -36,6 +36,7 @@ PAGES = (
     "08_animating",
     "pipelines",
     "files",
+    "troubleshooting",
     "references",
 )
 CLIPS = {"welcome": 6, "mini_world": 4, "06_in_the_unet": 3, "07_training": 6, "08_animating": 7}  # at least
