@@ -7,3 +7,7 @@ document.addEventListener("DOMContentLoaded", () => {
     clip.pause();
   }
 });
+// The theme lets keys into boxes that scroll when the window changes; what is unfolded begins to scroll, too.
+document.addEventListener("click", (event) => {
+  if (event.target.closest(".admonition-title, summary")) window.dispatchEvent(new Event("resize"));
+});
