@@ -112,19 +112,27 @@ def _film(path: Path) -> Iterator[Shown]:
     # "file:" because a name such as a:b.mp4 would be taken for a protocol
     with av.open(f"file:{path}", metadata_errors="replace") as film:
         stream = film.streams.video[0]
-        step, offset, now = float(1 / (stream.average_rate or 25)), None, 0.0
-        for frame in film.decode(stream):
+        step, offset, now, matrix = float(1 / (stream.average_rate or 25)), None, 0.0, None
+        for i, frame in enumerate(film.decode(stream)):
+            if i == 0:  # a frame that is asked for it stays in memory until Python's garbage collector comes
+                matrix = _display_matrix(frame)
             if frame.time is not None:
                 # the first frame is at 0; a clock that goes back, or far ahead, as in joined films, goes on from here
                 if offset is None or not now - step <= frame.time + offset < now + JUMP:
                     offset = now - frame.time
                 now = frame.time + offset
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-            yield Shown(now, now + lasts, partial(_pixels, frame, stream.sample_aspect_ratio))
+            yield Shown(now, now + lasts, partial(_pixels, frame, stream.sample_aspect_ratio, matrix))
             now += lasts
 
 
-def _pixels(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """How a film says that it is to be turned: (a, b, c, d) of its display matrix, if it has one."""
+    told = frame.side_data.get("DISPLAYMATRIX")
+    return None if told is None else np.frombuffer(told, np.int32)[[0, 1, 3, 4]]
+
+
+def _pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: np.ndarray | None) -> np.ndarray:
     """A decoded frame as a player shows it."""
     if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
         pixels = _on_white(Image.fromarray(frame.to_ndarray(format="rgba")))
@@ -132,8 +140,7 @@ def _pixels(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24")
     if aspect and aspect != 1:
         pixels = cv2.resize(pixels, (max(1, round(pixels.shape[1] * aspect)), pixels.shape[0]))
-    turn = frame.side_data.get("DISPLAYMATRIX")
-    return pixels if turn is None else _turned(pixels, np.frombuffer(turn, np.int32)[[0, 1, 3, 4]])
+    return pixels if matrix is None else _turned(pixels, matrix)
 
 
 def _turned(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
