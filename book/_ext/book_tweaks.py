@@ -12,7 +12,14 @@ def drop_repeated_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
 
 
+def list_bibliography(app, pagename, templatename, context, doctree):
+    """docutils makes the bibliography a list without items: a screen reader is told of entries that no list may hold."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app):
     """Called by Sphinx."""
+    app.connect("html-page-context", list_bibliography)
     app.connect("html-page-context", drop_repeated_scripts, priority=990)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
