@@ -135,7 +135,7 @@ def _is_pictures(option) -> bool:
 
 
 def as_tensor(pictures: list[Image.Image] | torch.Tensor) -> torch.Tensor:
-    """Pictures as (n, 3, h, w), from 0 to 1."""
+    """Pictures as (n, c, h, w), from 0 to 1."""
     if torch.is_tensor(pictures):
         return pictures
     return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(pictures))
