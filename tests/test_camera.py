@@ -69,6 +69,33 @@ def test_two_hundred_moves_are_measured():
     assert not wrong
 
 
+def over_a_plain_sky(move: str, size: int = 64) -> np.ndarray:
+    """What a camera sees of one thing on a ground without corners."""
+    side = 2 * size
+    down = np.linspace(90, 160, side, dtype=np.uint8)[:, None, None]
+    frame = np.broadcast_to(down, (side, side, 3)).copy()
+    middle = slice(3 * side // 8, 5 * side // 8)
+    frame[middle, middle] = ground("shapes", side // 4, np.random.default_rng(3))
+    return ar.move_camera(frame[None], ar.camera_path(move, 8), size)
+
+
+@pytest.mark.parametrize("move", CAMERAS)
+def test_laid_over_as_a_whole_a_camera_is_seen_over_a_plain_ground(move):
+    clip, (axis, sign) = over_a_plain_sky(move), CAMERAS[move]
+    assert not ar.estimate_camera(clip).seen
+    share = ar.estimate_camera(clip, whole=True).path[-1] / [AMOUNTS[axis] for axis in AXES] * sign
+    own, others = share[AXES.index(axis)], np.abs(np.delete(share, AXES.index(axis))).max()
+    assert 0.8 < own < 1.2 and others < 0.05
+
+
+def test_laid_over_as_a_whole_what_is_still_is_still_and_nothing_is_seen_in_nothing():
+    still = over_a_plain_sky("still")
+    assert np.abs(ar.estimate_camera(still, whole=True).path).max() < 1e-3
+    for nothing in (np.full_like(still, 90), np.random.default_rng(0).integers(0, 255, still.shape, dtype=np.uint8)):
+        found = ar.estimate_camera(nothing, whole=True)
+        assert not found.seen and np.isnan(found.path).all()
+
+
 def test_two_moves_at_once_and_the_way_between():
     path = ar.camera_path("zoom_in", 12) + ar.camera_path("pan_left", 12) + ar.camera_path("shake", 12)
     clip = ar.move_camera(ground("texture", 200, np.random.default_rng(0))[None], path, 96)

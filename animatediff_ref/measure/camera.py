@@ -16,6 +16,8 @@ NEAR = 1.0  # pixels of SIDE within which a point goes along with a motion
 CELLS = 6  # of the picture, each way; those along its edge tell the camera, for things lie in the middle
 NEEDED, EDGE = 8, 5  # points that must go along, and cells along the edge that they must lie in
 LAYERS = 3  # motions that are looked for: the camera's, and those of things
+# Before frames are laid over each other, slower shades go, and finer grain; pixels of SIDE, of a Gaussian and of a filter.
+SHADE, SMOOTH = 32, 9
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,27 @@ class CameraEstimate:
         return dict(zip(AXES, self.path[-1].tolist()))
 
 
-def estimate_camera(clip: np.ndarray) -> CameraEstimate:
+def estimate_camera(clip: np.ndarray, *, whole: bool = False) -> CameraEstimate:
     """The camera's motion in a clip, uint8 (f, h, w, 3), by a robust similarity fit between successive frames.
 
     Corners are followed from frame to frame (Lucas-Kanade, there and back). Of the motions that explain many of them, the
     camera's is the one whose points lie in most places along the picture's edge: things that move by themselves lie in the
-    middle. A thing that fills the picture is taken for the camera. ``ValueError`` for what is no clip of at least two frames.
+    middle. A thing that fills the picture is taken for the camera.
+
+    Over a ground too even for corners, such as a plain sky, that sees nothing. ``whole=True`` lays one frame over the
+    next as a whole instead, by the linear map that makes their grey values correlate best (ECC). It sees cameras there,
+    too, by the things in the picture: the direction, and about how far. But things that move by themselves then count as
+    camera, so compare with clips without one.
+
+    ``ValueError`` for what is no clip of at least two frames.
     """
     if len(clip := check_clip(clip)) < 2:
         raise ValueError(f"a camera needs a clip of at least two frames, got {len(clip)}")
     scale = SIDE / min(clip.shape[1:3])
     size = round(clip.shape[2] * scale), round(clip.shape[1] * scale)
     grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for f in clip]
-    steps = [_step(before, after) for before, after in pairwise(grey)]
+    step_between = _laid_over if whole else _step
+    steps = [step_between(before, after) for before, after in pairwise(grey)]
     if any(step is None for step in steps):
         return CameraEstimate(np.full((len(clip), len(AXES)), np.nan), False)
     pose, path = np.eye(3), [np.zeros(len(AXES))]
@@ -62,7 +72,8 @@ def _axes(pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     middle = (np.array(size) - 1) / 2
     way = (pose[:2, :2] @ middle + pose[:2, 2] - middle) / min(size)
     side = np.sqrt(np.linalg.det(pose[:2, :2]))
-    return np.array([way[0], -way[1], -np.log(side), np.degrees(np.arctan2(pose[1, 0], pose[0, 0]))])
+    roll = np.arctan2(pose[1, 0] - pose[0, 1], pose[0, 0] + pose[1, 1])
+    return np.array([way[0], -way[1], -np.log(side), np.degrees(roll)])
 
 
 def _step(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
@@ -81,6 +92,17 @@ def _step(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
             best, reach = np.vstack([found, [0, 0, 1]]), covered
         here, there = here[~along], there[~along]
     return best
+
+
+def _laid_over(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
+    """The linear map (3, 3) that lays one grey frame over the next as a whole; None where none does."""
+    start, enough = np.eye(2, 3, dtype=np.float32), (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-4)
+    pair = [grey - cv2.GaussianBlur(grey, (0, 0), SHADE) for grey in map(np.float32, (before, after))]
+    try:
+        _, found = cv2.findTransformECC(*pair, start, cv2.MOTION_AFFINE, enough, None, SMOOTH)
+    except cv2.error:  # it does not converge: there is nothing to see, or nothing alike
+        return None
+    return np.vstack([found, [0, 0, 1]]) if np.linalg.det(found[:, :2]) > 0 else None
 
 
 def _followed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
