@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import animatediff_ref as ar
 from animatediff_ref.cli import app
+from animatediff_ref.cli.animate import _weighed
 from animatediff_ref.mini import files as mini
 from recipes.common.card import seal
 
@@ -50,6 +51,24 @@ def test_animate_writes_a_clip_and_says_what_it_used(tmp_path, suffix):
         assert out.stat().st_size > 100
 
 
+def test_animate_with_cameras(tmp_path):
+    """None, one, two, and one twice are four clips."""
+    made, asked = [], ((), ("zoom_in",), ("zoom_in", "pan_left=0.5"), ("zoom_in", "zoom_in"))
+    for number, cameras in enumerate(asked):
+        out, words = tmp_path / f"{number}.mp4", [word for camera in cameras for word in ("--camera", camera)]
+        done = invoke(
+            "animate", "--prompt", "a fox", "--out", out, "--frames", 4, "--steps", 2, "--device", "cpu", *words
+        )
+        assert done.exit_code == 0, done.output
+        assert f"camera {', '.join(cameras) or 'none'} |" in done.output
+        made.append(ar.read_clip(out).tobytes())
+    assert len(set(made)) == len(asked)
+
+
+def test_the_weight_of_a_camera():
+    assert _weighed("zoom_in") == ("zoom_in", 1.0) and _weighed("pan_left=-0.5") == ("pan_left", -0.5)
+
+
 def test_animate_speaks_of_no_schedule_that_it_has_no_option_for(tmp_path):
     """A base with a scheduler of its own, such as Stable Diffusion 1.5."""
     pipe = pipeline(StableDiffusionPipeline, scheduler=PNDMScheduler(skip_prk_steps=True))
@@ -69,6 +88,8 @@ def test_animate_speaks_of_no_schedule_that_it_has_no_option_for(tmp_path):
         (("--frames", 40), "1 to 32 frames, got num_frames=40"),
         (("--style", "oil"), "no mini style 'oil'; there are: blob"),
         (("--motion", "absent.ckpt"), "there is no file absent.ckpt"),
+        (("--camera", "dolly"), "roll_anticlockwise; got 'dolly'"),
+        (("--camera", "zoom_in=much"), "a number, as in zoom_in=0.5, got 'zoom_in=much'"),
         (("--base", "absent.safetensors"), "no base model at absent.safetensors"),
         (("--device", "abacus"), "no device 'abacus' here"),
         (("--out", "clip.avi"), "one of .mp4, .gif, .webp, got 'clip.avi'"),

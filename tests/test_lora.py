@@ -6,7 +6,10 @@ from conftest import lora_for, motion_for, run, tiny_unet
 from safetensors.torch import load_file
 
 import animatediff_ref as ar
+from animatediff_ref.clips.camera import CAMERAS
 from animatediff_ref.method.adapters import add_domain_adapter
+from animatediff_ref.mini.cards import checked
+from animatediff_ref.mini.files import SHIPPED
 
 LAYER = "transformer_blocks.0.attention_blocks.0.to_out.0"
 
@@ -173,3 +176,32 @@ def test_an_adapter_of_a_compiled_unet_is_written_with_plain_names(tmp_path):
     add_domain_adapter(compiled, rank=2)
     ar.save_domain_adapter(compiled, tmp_path / "adapter.safetensors")
     ar.load_domain_adapter(tiny_unet(), tmp_path / "adapter.safetensors")
+
+
+def test_the_eight_cameras_ship_and_go_by_name(tmp_path):
+    """Each is what its card says, is called by its name, and can be merged by name."""
+    assert SHIPPED["MotionLoRA"].keys() == CAMERAS.keys()
+    motion, faults = ar.load_motion_module("mini"), checked()
+    assert len({(ar.data_folder() / place).read_bytes() for place in SHIPPED["MotionLoRA"].values()}) == 8
+    for camera, place in SHIPPED["MotionLoRA"].items():
+        assert faults[place] == ""
+        ar.load_motion_lora(motion, camera)
+        assert ar.motion_loras(motion) == {camera: 1.0}
+        ar.unload_motion_loras(motion)
+    ar.merge_motion_loras({"zoom_in": 1.0, "pan_left": 0.5}, tmp_path / "both.safetensors")
+    assert ar.inspect_file(tmp_path / "both.safetensors").ranks == (64,)
+
+
+@pytest.mark.parametrize(("one", "other"), [("pan_left", "pan_right"), ("zoom_in", "zoom_out")])
+def test_opposite_cameras_go_opposite_ways(one, other):
+    pipe, motion = ar.load_base("mini"), ar.load_motion_module("mini")
+    pipe.set_progress_bar_config(disable=True)
+    ar.inject(pipe.unet, motion, 16)
+    ways = {}
+    for camera in (one, other):
+        ar.load_motion_lora(motion, camera)
+        clip = ar.animate(pipe, "a penguin, beach", seed=0, num_inference_steps=12)
+        axis, sign = CAMERAS[camera]
+        ways[camera] = sign * ar.estimate_camera(clip, whole=True).total[axis]
+        ar.unload_motion_loras(motion)
+    assert min(ways.values()) > 0, ways

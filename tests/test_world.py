@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import animatediff_ref as ar
+from animatediff_ref.clips.camera import CAMERAS
 from animatediff_ref.mini.cards import card_of, checked
 from animatediff_ref.mini.files import STYLES
 from recipes import make_world
@@ -45,7 +46,9 @@ def test_every_model_of_a_toy_world_loads(toy, monkeypatch):
     monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(toy))
     pipe = ar.load_base("mini")
     ar.load_domain_adapter(pipe.unet, "mini")
-    ar.inject(pipe.unet, ar.load_motion_module("mini"), num_frames=4)
+    ar.inject(pipe.unet, motion := ar.load_motion_module("mini"), num_frames=4)
+    for camera in CAMERAS:
+        ar.load_motion_lora(motion, camera)
     assert ar.animate(pipe, "a penguin", num_inference_steps=1).shape == (4, 64, 64, 3)
     for style in STYLES:
         ar.load_base("mini", style=style)

@@ -8,6 +8,7 @@ import typer
 
 import animatediff_ref as ar
 from animatediff_ref.cli.errors import plain_errors
+from animatediff_ref.mini.files import MOVES
 
 
 def animate(
@@ -16,6 +17,12 @@ def animate(
     base: Annotated[str, typer.Option(help="mini, a pipeline folder, a .safetensors file or a hub id")] = "mini",
     style: Annotated[str | None, typer.Option(help="a personalised style of the mini world")] = None,
     motion: Annotated[str, typer.Option(help="mini, or a motion module's file")] = "mini",
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="zoom_in, pan_left ... or a MotionLoRA's file, zoom_in=0.5 to weigh it; may come several times"
+        ),
+    ] = None,
     frames: Annotated[int, typer.Option(help="frames in the clip")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="denoising steps")] = 25,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; by default what the base likes best")] = None,
@@ -30,7 +37,9 @@ def animate(
         check_suffix(out).parent.mkdir(parents=True, exist_ok=True)
         pipe = ar.load_base(base, style=style).to(_device(device or ar.best_device()))
         guidance = ar.default_guidance(pipe) if guidance is None else guidance
-        ar.inject(pipe.unet, ar.load_motion_module(motion), frames)
+        ar.inject(pipe.unet, module := ar.load_motion_module(motion), frames)
+        for number, (path, weight) in enumerate(map(_weighed, camera or [])):
+            ar.load_motion_lora(module, path, f"camera_{number}", weight)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", ar.UnknownWordsWarning)
             clip = ar.animate(
@@ -40,8 +49,20 @@ def animate(
             typer.echo(f"warning: {warning.message}", err=True)
         ar.write_clip(clip, out, fps)
     size = f"{len(clip)} frames of {clip.shape[2]}x{clip.shape[1]} at {fps} fps"
-    made_by = f"base {base}, style {style or 'none'}, motion {motion}"
+    made_by = f"base {base}, style {style or 'none'}, motion {motion}, camera {', '.join(camera or ['none'])}"
     typer.echo(f"{out}: {size} | {made_by} | seed {seed}, {steps} steps, guidance {guidance:g}, {pipe.device}")
+
+
+def _weighed(camera: str) -> tuple[str, float]:
+    """A MotionLoRA and its weight, of ``zoom_in`` or ``zoom_in=0.5``."""
+    path, equals, weight = camera.rpartition("=")
+    try:
+        path, weight = (path, float(weight)) if equals else (camera, 1.0)
+    except ValueError:
+        raise ValueError(f"the weight of a camera is a number, as in zoom_in=0.5, got {camera!r}") from None
+    if path not in MOVES and not Path(path).expanduser().exists():
+        raise ValueError(f"a camera is a MotionLoRA's file or one of {', '.join(MOVES)}; got {path!r}")
+    return path, weight
 
 
 def _device(name: str):

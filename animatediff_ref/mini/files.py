@@ -31,10 +31,12 @@ STYLES = {  # that ship with the mini world
     "pixel": Style("checkpoint", "models/mini/styles/pixel.safetensors", "pixel style"),
     "sepia": Style("embedding", "models/mini/styles/sepia.safetensors", "<sepia>"),
 }
+MOVES = ("zoom_in", "zoom_out", "pan_left", "pan_right", "tilt_up", "tilt_down", "roll_clockwise", "roll_anticlockwise")
 SHIPPED = {  # kind -> name -> file or folder below data
     "base": {"mini": "models/mini"},
     "motion module": {"mini": "models/mini/motion_module.safetensors"},
     "domain adapter": {"mini": "models/mini/domain_adapter.safetensors"},
+    "MotionLoRA": {move: f"models/mini/cameras/{move}.safetensors" for move in MOVES},
     "judge": {"mini": "models/judge"},
     "watermark": {"mini": "watermark.png"},
     "style": {name: style.file for name, style in STYLES.items()},

@@ -66,6 +66,8 @@ def also_called(**words: str) -> Callable:
 def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = None, weight: float = 1.0) -> None:
     """Put the MotionLoRA of a file, or of a folder of peft or diffusers, on ``motion``, beside those already there.
 
+    The mini world's eight cameras go by name: ``"zoom_in"``, ``"zoom_out"``, ``"pan_left"``, ``"pan_right"``,
+    ``"tilt_up"``, ``"tilt_down"``, ``"roll_clockwise"``, ``"roll_anticlockwise"``; ``"./zoom_in"`` is a file of that name.
     ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
     ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words, ``adapter_name`` and
     ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA for
@@ -79,7 +81,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     Raises ``ValueError`` if the file is something else, is incomplete, does not fit, or was trained with a setting that
     is not read here; ``motion`` is then as it was. A ``LostAlphaWarning`` says if peft's settings are not beside it.
     """
-    path = Path(path).expanduser()
+    path = resolve("MotionLoRA", path)
     name = name or path.stem.replace(".", "_")
     if not isinstance(name, str) or "." in name or hasattr(nn.ModuleDict(), name):
         raise ValueError(
@@ -122,14 +124,16 @@ def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
 
 def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, format: str = "official") -> None:
-    """Merge files of MotionLoRAs, each with a weight, into one file that does the same at weight 1.
+    """Merge MotionLoRAs, files or the mini world's by name, each with a weight, into a file that does the same at weight 1.
 
     Its rank is the sum of theirs. ``ValueError`` for no file, for one that ``load_motion_lora`` calls incomplete, and for
     files that were made for different models.
     """
     if not weights:
         raise ValueError("merging needs at least one MotionLoRA, got none")
-    merged = concatenated((read_lora(Path(file), "MotionLoRA"), weight) for file, weight in weights.items())
+    merged = concatenated(
+        (read_lora(resolve("MotionLoRA", file), "MotionLoRA"), weight) for file, weight in weights.items()
+    )
     save_pairs(merged, path, format, kind="motion_lora")
 
 

@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from animatediff_ref.mini.files import STYLES
+from animatediff_ref.mini.files import SHIPPED, STYLES
 from recipes.art.toy import lay_out
 from recipes.common.paths import DATA, RUNS, arguments
 
@@ -26,6 +26,7 @@ STEPS = {  # recipe with its options -> the last file that it writes
     **{f"train.style {name}": Path(style.file).with_suffix(".json") for name, style in STYLES.items()},
     "train.judge": "models/judge/card.json",
     "train.motion": "models/mini/motion_module.json",
+    **{f"train.camera {name}": Path(place).with_suffix(".json") for name, place in SHIPPED["MotionLoRA"].items()},
     "measure.footage": "footage.json",
     "measure.world": "measured.json",
     "measure.gallery": "gallery.webp",

@@ -6,8 +6,9 @@ python -m recipes.measure.describe
 import json
 from pathlib import Path
 
+from animatediff_ref.clips.camera import CAMERAS
 from animatediff_ref.mini.cards import card_of
-from animatediff_ref.mini.files import STYLES
+from animatediff_ref.mini.files import SHIPPED, STYLES
 from animatediff_ref.weights.tensors import written_aside
 from recipes.common.paths import DATA
 
@@ -27,9 +28,8 @@ OTHERS = {
 
 def files() -> dict[str, Path]:
     """Every model's weights by the name that the table gives it."""
-    return {name: DATA / path for name, path in OTHERS.items()} | {
-        name: DATA / style.file for name, style in STYLES.items()
-    }
+    styles = {name: style.file for name, style in STYLES.items()}
+    return {name: DATA / path for name, path in {**OTHERS, **styles, **SHIPPED["MotionLoRA"]}.items()}
 
 
 def minutes(card: dict) -> float:
@@ -50,6 +50,10 @@ def quality(name: str, card: dict, measured: dict) -> str:
             f"style recognised {percent(row['style recognised_percent'])}, concept among five "
             f"{percent(row['concepts']['top5_percent'])}, the base's {percent(row['concepts of the base']['top5_percent'])}"
         )
+    if name in CAMERAS:
+        row, (axis, sign) = measured["camera"][name], CAMERAS[name]
+        way, leakage = sign * row["way"][axis]["mean"], row["leakage"]["mean"]
+        return f"the right way in {percent(row['right way_percent'])}, {way:.2f} of the way of its crops, leakage {leakage:.2f}"
     match name:
         case "autoencoder":
             worst = min(card["psnr_unseen_styles_db"], key=card["psnr_unseen_styles_db"].get)
