@@ -36,13 +36,29 @@ PAGES = (
     "06_in_the_unet",
     "07_training",
     "08_animating",
+    "09_motion_lora",
+    "10_composing",
     "pipelines",
     "files",
     "troubleshooting",
     "references",
 )
-CLIPS = {"welcome": 6, "mini_world": 4, "06_in_the_unet": 3, "07_training": 6, "08_animating": 7}  # at least
-FORMULAS = {"05_temporal_transformer": 4, "06_in_the_unet": 1, "07_training": 2}  # at least
+CLIPS = {
+    "welcome": 6,
+    "mini_world": 4,
+    "06_in_the_unet": 3,
+    "07_training": 6,
+    "08_animating": 7,
+    "09_motion_lora": 12,
+    "10_composing": 3,
+}  # at least
+FORMULAS = {
+    "05_temporal_transformer": 4,
+    "06_in_the_unet": 1,
+    "07_training": 2,
+    "09_motion_lora": 1,
+    "10_composing": 1,
+}  # at least
 PATIENCE = 120_000  # milliseconds: a busy machine is not a fault of the book
 
 pytestmark = pytest.mark.skipif(

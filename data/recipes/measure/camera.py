@@ -1,4 +1,4 @@
-"""What the eight MotionLoRAs do, alone and together: the camera in clips of things that no reference clip showed."""
+"""What the eight MotionLoRAs do: the camera in clips of things that no reference clip showed."""
 
 import numpy as np
 
@@ -14,12 +14,6 @@ from recipes.train.camera import FRAMES, moving, reference
 CLIPS = sized(10, toy=1)  # prompts for each camera, the same for all
 SEED = 0
 WITHOUT = "without"  # a MotionLoRA: the control
-COMPOSED = {  # weights of MotionLoRAs that are used at once, or backwards
-    "pan_left, -1": {"pan_left": -1.0},
-    "pan_left and pan_right": {"pan_left": 1.0, "pan_right": 1.0},
-    "zoom_in and pan_left": {"zoom_in": 1.0, "pan_left": 1.0},
-    "tilt_up and roll_clockwise": {"tilt_up": 1.0, "roll_clockwise": 1.0},
-}
 
 
 def prompts() -> list[str]:

@@ -16,7 +16,7 @@ from animatediff_ref.mini.files import PARTS, SHIPPED, STYLES
 from recipes.common.card import data_hash, provenance, rounded, write_measured
 from recipes.common.paths import DATA, JUDGE, MINI, arguments
 from recipes.measure import stills
-from recipes.measure.camera import COMPOSED, WITHOUT, camera, way
+from recipes.measure.camera import WITHOUT, camera
 from recipes.measure.motion import motion
 
 OUT = DATA / "measured.json"
@@ -51,10 +51,7 @@ def parts(device: str) -> list[Part]:
     def file(name: str) -> list[Path]:
         return [DATA / STYLES[name].file] if name in STYLES else []
 
-    def cameras(*names: str) -> list[Path]:
-        return [DATA / SHIPPED["MotionLoRA"][name] for name in names]
-
-    alone = {WITHOUT: (), **{name: (name,) for name in SHIPPED["MotionLoRA"]}}
+    cameras = {WITHOUT: [], **{name: [DATA / place] for name, place in SHIPPED["MotionLoRA"].items()}}
 
     return [
         *(part("choice of guidance", n, stills.choice_of_guidance, n, files=BASE + file(n)) for n in ("base", "blob")),
@@ -63,11 +60,7 @@ def parts(device: str) -> list[Part]:
         part("steering", "negative prompt", stills.negative_prompt),
         *(part("personalised", n, stills.personalised, n, files=BASE + file(n)) for n in STYLES),
         *(Part("motion", n, BASE + MOTION + file(n), partial(motion, device, n)) for n in ANIMATED),
-        *(Part("camera", n, BASE + MOTION + cameras(*of), partial(camera, device, n)) for n, of in alone.items()),
-        *(
-            Part("cameras composed", n, BASE + MOTION + cameras(*of), partial(way, device, of))
-            for n, of in COMPOSED.items()
-        ),
+        *(Part("camera", n, BASE + MOTION + own, partial(camera, device, n)) for n, own in cameras.items()),
     ]
 
 
