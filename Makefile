@@ -15,8 +15,9 @@ book: notebooks
 	@$(MAKE) --no-print-directory $(BUILT)
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
+# The build runs every page at normal size, checks and all; the tests run the notebooks again at smoke size.
 test: $(STAMP) $(BUILT) lint browser
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	ANIMATEDIFF_REF_RUN=$${ANIMATEDIFF_REF_RUN:-smoke} $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
 $(BUILT): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
