@@ -194,7 +194,7 @@ def test_the_eight_cameras_ship_and_go_by_name(tmp_path):
 
 @pytest.mark.parametrize(("back", "on"), [("pan_left", "pan_right"), ("tilt_down", "tilt_up")])
 def test_opposite_cameras_go_opposite_ways(back, on):
-    """The rolls and zoom_in do not: data/measured.json."""
+    """The rolls do not, and zoom_in not always: data/measured.json."""
     pipe, motion = ar.load_base("mini"), ar.load_motion_module("mini")
     pipe.set_progress_bar_config(disable=True)
     ar.inject(pipe.unet, motion, 16)
