@@ -68,7 +68,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
 
     The mini world's eight cameras go by name: ``"zoom_in"``, ``"zoom_out"``, ``"pan_left"``, ``"pan_right"``,
     ``"tilt_up"``, ``"tilt_down"``, ``"roll_clockwise"``, ``"roll_anticlockwise"``; ``"./zoom_in"`` is a file of that name.
-    ``weight`` 1 is as trained; a negative one reverses the motion. ``name``, by default the file's stem, is what
+    ``weight`` 1 is as trained; a negative one takes its change away instead, which need not reverse the motion. ``name``, by default the file's stem, is what
     ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words, ``adapter_name`` and
     ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA for
     v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
