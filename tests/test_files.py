@@ -1,6 +1,7 @@
 """Files of weights: every format in and out, bit for bit; what a file is; versions and norms; nothing half-written."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import animatediff_ref as ar
 from animatediff_ref.method.adapters import DOMAIN, add_domain_adapter, pairs_on
 from animatediff_ref.weights.lora_file import save_pairs
+from animatediff_ref.weights.motion import PlainFileWarning
 from animatediff_ref.weights.names import diffusers_name, lora_part, published_name
 from animatediff_ref.weights.tensors import save_tensors
 
@@ -42,6 +44,23 @@ def test_official_to_ours_to_official(tmp_path, version, suffix):
     ar.save_motion_module(loaded, tmp_path / f"again.{suffix}")
     again = torch.load(tmp_path / "again.ckpt") if suffix == "ckpt" else load_file(tmp_path / "again.safetensors")
     assert same(first, again)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
+def test_a_convolutional_one_there_and_back(tmp_path, name):
+    """Also without metadata: the names of its tensors tell."""
+    motion = motion_for(tiny_unet(), kind="conv")
+    told = nullcontext() if name == "m.safetensors" else pytest.warns(PlainFileWarning)
+    with told:
+        ar.save_motion_module(motion, tmp_path / name)
+    again = ar.load_motion_module(tmp_path / name)
+    assert again.config.kind == ar.inspect_file(tmp_path / name).config.kind == "conv"
+    assert "frames    any number" in str(ar.inspect_file(tmp_path / name))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in motion.state_dict().items())
+    with pytest.raises(ValueError, match=r"a transformer with positions and two attentions .* got kind='conv'"):
+        ar.save_motion_module(motion, tmp_path / "folder", format="diffusers")
+    with pytest.raises(ValueError, match=r"needs shape|it has no"):
+        ar.load_motion_module(tmp_path / name, ar.MotionConfig.v3())
 
 
 @pytest.mark.parametrize("options", [{}, {"mid_block": True}, {"resnet_norm_over_frames": True, "num_positions": 24}])

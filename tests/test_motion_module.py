@@ -1,6 +1,7 @@
 """Done when 2: identity when fresh, bit-identical after eject, order seen through positions alone."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from conftest import SHAPES, motion_for, run, tiny_unet
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 import animatediff_ref as ar
+from animatediff_ref.method.adapters import add_motion_lora
+from animatediff_ref.method.temporal import TemporalConvolution
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -139,3 +142,49 @@ def test_injecting_again_replaces(unet):
     ar.inject(unet, second, 4)
     assert torch.equal(run(unet), together)
     assert ar.injected(unet) is second
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolutions_cost_exactly_as_many_parameters_as_attentions(shape):
+    unet = tiny_unet(shape)
+    both = motion_for(unet), motion_for(unet, kind="conv")
+    attention, convolution = (sum(p.numel() for p in motion.parameters()) for motion in both)
+    assert attention == convolution
+    kept = [{name for name, _ in motion.named_parameters()} for motion in both]
+    strayed = {name for name in kept[0] ^ kept[1] if not re.search(r"\.(attention_blocks|convolutions)\.", name)}
+    assert not strayed, "nothing else differs"
+
+
+def test_convolutions_are_the_identity_when_fresh_and_know_the_order_of_frames(unet):
+    before = run(unet)
+    ar.inject(unet, motion_for(unet, trained=False, kind="conv"), 4)
+    assert torch.equal(run(unet), before)
+    ar.inject(unet, motion_for(unet, kind="conv"), 4)
+    kept, moved = permuted(unet, [2, 0, 3, 1])
+    assert (kept - moved).abs().max() > 1e-2
+
+
+def test_a_convolution_is_one_over_neighbouring_frames():
+    """Against a sum written out: what a frame gets from itself and the two beside it, with nothing beyond the ends."""
+    torch.manual_seed(0)
+    layer, x = TemporalConvolution(6), torch.randn(2, 5, 6)
+    weight, padded = layer.conv.weight, torch.cat([torch.zeros(2, 1, 6), x, torch.zeros(2, 1, 6)], 1)
+    summed = torch.stack([sum(padded[:, f + k] @ weight[:, :, k].T for k in range(3)) for f in range(5)], 1)
+    assert torch.allclose(layer(x), layer.to_out[0](torch.nn.functional.gelu(summed)), atol=1e-6)
+
+
+def test_convolutions_take_any_number_of_frames(unet):
+    ar.inject(unet, motion_for(unet, kind="conv"), 40)
+    assert run(unet, frames=40, clips=1).shape[0] == 40
+    with pytest.raises(ValueError, match="at least 1 frame, got num_frames=0"):
+        ar.inject(unet, motion_for(unet, kind="conv"), 0)
+
+
+def test_a_kind_that_does_not_exist():
+    with pytest.raises(ValueError, match="of the kind 'transformer' or 'conv', got 'lstm'"):
+        ar.MotionConfig(kind="lstm")
+
+
+def test_a_convolutional_motion_module_has_no_attentions_for_a_motion_lora(unet):
+    with pytest.raises(ValueError, match="changes temporal attentions, and this motion module is 'conv'"):
+        add_motion_lora(motion_for(unet, kind="conv"), "zoom_in", 4)

@@ -99,8 +99,10 @@ def add_motion_lora(motion: MotionModule, name: str, rank: int) -> list[nn.Param
     """Put a fresh MotionLoRA on all temporal self-attentions of ``motion``, and return its parameters for training.
 
     Fresh, it changes nothing: one of its two factors is zero. Everything else in ``motion`` is frozen, and MotionLoRAs
-    already there keep their weights. ``ValueError`` for a name that is taken.
+    already there keep their weights. ``ValueError`` for a name that is taken, and for a motion module without attentions.
     """
+    if motion.config.kind != "transformer":
+        raise ValueError(f"a MotionLoRA changes temporal attentions, and this motion module is {motion.config.kind!r}")
     weights = motion_loras(motion)
     if name in weights:
         raise ValueError(f"there is a MotionLoRA {name!r} already: unload it, or train under another name")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+KINDS = ("transformer", "conv")
+
 
 @dataclass(frozen=True)
 class MotionConfig:
@@ -20,6 +22,11 @@ class MotionConfig:
     zero_init: bool = True  # the out-projection starts at zero, so a fresh module is the identity
     motion_norm_over_frames: bool = False  # True: entry GroupNorm pools a clip's frames, as diffusers does
     resnet_norm_over_frames: bool = False  # True: the UNet's ResNet and output GroupNorms pool a clip's frames (v1)
+    kind: str = "transformer"  # "conv": a convolution over frames in place of each attention (the paper's ablation)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a motion module is of the kind {' or '.join(map(repr, KINDS))}, got {self.kind!r}")
 
     @classmethod
     def v1(cls) -> "MotionConfig":
@@ -36,6 +43,11 @@ class MotionConfig:
     def diffusers(self) -> "MotionConfig":
         """The same module under the norms of diffusers' ``UNetMotionModel``: other outputs from the same weights."""
         return replace(self, motion_norm_over_frames=True, resnet_norm_over_frames=False)
+
+    @property
+    def max_frames(self) -> int | None:
+        """Most frames in a clip: the rows of the position table. None without one: convolutions take any number."""
+        return self.num_positions if self.positions and self.kind == "transformer" else None
 
     @property
     def version(self) -> str:

@@ -36,11 +36,13 @@ class MotionModule(nn.Module):
 
     @num_frames.setter
     def num_frames(self, count: int) -> None:
-        limit = self.config.num_positions
+        limit = self.config.max_frames
         if isinstance(count, bool) or not hasattr(count, "__index__"):
             raise ValueError(f"num_frames is a whole number, got {count!r}")
-        if not 1 <= count <= (limit if self.config.positions else count):
+        if limit and not 1 <= count <= limit:
             raise ValueError(f"this motion module has positions for 1 to {limit} frames, got num_frames={count}")
+        if count < 1:
+            raise ValueError(f"a clip has at least 1 frame, got num_frames={count}")
         self._num_frames = count
 
     def take_groups(self, norm_groups: int) -> None:

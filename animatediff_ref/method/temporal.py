@@ -75,6 +75,23 @@ class TemporalAttention(nn.Module):
         return self.to_out[0](rearrange(x, "n a f d -> n f (a d)"))
 
 
+class TemporalConvolution(nn.Module):
+    """What the paper's ablation puts in place of an attention: a convolution over each pixel's neighbouring frames.
+
+    It has exactly as many parameters: three frames of weights cost as much as the projections to q, k and v. It knows
+    the order of frames by itself, so it has no positions; but what lies two frames apart meets only in the next layer.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = rearrange(self.conv(rearrange(x, "n f c -> n c f")), "n c f -> n f c")
+        return self.to_out[0](F.gelu(x))
+
+
 class GEGLU(nn.Module):
     """``value * gelu(gate)``, both from one projection; the value is the first half."""
 
@@ -99,7 +116,7 @@ class FeedForward(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Pre-norm residual attentions, then a feed-forward, on sequences of frames ``(n, f, c)``.
+    """Pre-norm residual attentions (or convolutions), then a feed-forward, on sequences of frames ``(n, f, c)``.
 
     Sums go in place where autograd allows: new memory for every token is what time is lost on.
     """
@@ -107,14 +124,18 @@ class TemporalBlock(nn.Module):
     def __init__(self, config: MotionConfig, channels: int):
         super().__init__()
         count = range(config.num_attentions)
-        self.attention_blocks = nn.ModuleList([TemporalAttention(config, channels) for _ in count])
+        if config.kind == "conv":
+            self.convolutions = nn.ModuleList([TemporalConvolution(channels) for _ in count])
+        else:
+            self.attention_blocks = nn.ModuleList([TemporalAttention(config, channels) for _ in count])
         self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in count])
         self.ff = FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for norm, attention in zip(self.norms, self.attention_blocks):
-            x = attention(norm(x)).add_(x)
+        mixers = self.convolutions if hasattr(self, "convolutions") else self.attention_blocks
+        for norm, mixer in zip(self.norms, mixers):
+            x = mixer(norm(x)).add_(x)
         return self.ff(self.ff_norm(x)).add_(x)
 
 

@@ -120,8 +120,9 @@ class FileInfo:
     def _motion_lines(self) -> list[str]:
         frames = f", set to {self.num_frames}" if self.num_frames else ""
         widths = ", ".join(map(str, self.widths))
+        limit = f"at most {most}" if (most := self.config.max_frames) else "any number"
         return [
-            f"  frames    at most {self.config.num_positions}{frames}",
+            f"  frames    {limit}{frames}",
             f"  places    widths {widths}; mid block: {'yes' if self.config.mid_block else 'no'}",
             f"  norms     {self.config.norms}",
         ]
@@ -328,7 +329,8 @@ def config_of(weights: Weights, motion: dict[str, torch.Tensor]) -> MotionConfig
         told = {"motion_norm_num_groups": told.get("norm_num_groups"), **told}  # a UNetMotionModel has one for both
         settings = _checked_settings({ours: told.get(theirs) for ours, theirs in ADAPTER_SETTINGS.items()})
     else:
-        settings = {"num_positions": _num_positions(motion), "num_attentions": _num_attentions(motion)}
+        kind = "conv" if any(".convolutions." in name for name in motion) else "transformer"
+        settings = {"kind": kind, "num_positions": _num_positions(motion), "num_attentions": _num_attentions(motion)}
     if any(place_of(name).startswith("mid_block") for name in motion):
         return replace(MotionConfig.v2(), **settings)
     version = MotionConfig.v1() if settings["num_positions"] == 24 else MotionConfig.v3()
@@ -366,5 +368,7 @@ def _num_positions(motion: dict[str, torch.Tensor]) -> int:
 
 def _num_attentions(motion: dict[str, torch.Tensor]) -> int:
     """How many temporal attentions a block has, from the numbers in their names."""
-    numbers = [int(found[1]) for name in motion if (found := re.search(r"attention_blocks\.(\d+)\.", name))]
+    numbers = [
+        int(found[1]) for name in motion if (found := re.search(r"(?:attention_blocks|convolutions)\.(\d+)\.", name))
+    ]
     return 1 + max(numbers, default=0)

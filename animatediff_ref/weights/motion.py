@@ -1,6 +1,7 @@
 """Motion modules in and out of files: published ones, this package's, and diffusers' ``MotionAdapter`` folders."""
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -62,7 +63,7 @@ def load_motion_module(
     _check_mid_block(path, config, tensors)
     try:
         motion = fitted(config, tensors)
-        motion.num_frames = min(info.num_frames or 16, config.num_positions)
+        motion.num_frames = min(info.num_frames or 16, config.max_frames or math.inf)
         _fill(motion, tensors, dtype)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its configuration as {config.version}: {error}") from None
@@ -186,10 +187,10 @@ def _check_adapter_folder(folder: Path) -> None:
 def _empty_adapter(motion: MotionModule) -> MotionAdapter:
     """diffusers' class for a motion module of this configuration, without numbers: on the meta device."""
     config = motion.config
-    if not config.positions or config.num_attentions != 2:
+    if config.kind != "transformer" or not config.positions or config.num_attentions != 2:
         raise ValueError(
-            "diffusers' MotionAdapter has positions and two attentions in a block, "
-            f"got positions={config.positions}, num_attentions={config.num_attentions}"
+            "diffusers' MotionAdapter is a transformer with positions and two attentions in a block, "
+            f"got kind={config.kind!r}, positions={config.positions}, num_attentions={config.num_attentions}"
         )
     widths_by_level: dict[str, list[int]] = {}
     for place, channels in motion.places.items():
