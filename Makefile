@@ -9,7 +9,7 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test browser lint format notebooks bench parity world clean FORCE
+.PHONY: book test browser lint format notebooks bench parity world ablations clean FORCE
 
 book: notebooks
 	@$(MAKE) --no-print-directory $(BUILT)
@@ -53,9 +53,13 @@ DEVICE ?= cpu
 world: $(STAMP)
 	PYTHONPATH=data $(BIN)/python -m recipes.make_world --device $(DEVICE) $(if $(FORCE),--force) $(if $(SMOKE),--smoke)
 
+# The ablations' tables in data/results: what is missing; SMOKE=1 every sweep at toy size, in the toy world.
+ablations: $(STAMP)
+	PYTHONPATH=data $(BIN)/python -m recipes.make_ablations --device $(DEVICE) $(if $(SMOKE),--smoke)
+
 # Empties the cache of executed pages when the code (not its docstrings) or the data under them has changed.
 _build/.code: $(STAMP) FORCE
-	@$(BIN)/python book/_ext/fresh_cache.py
+	@PYTHONPATH=data $(BIN)/python book/_ext/fresh_cache.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

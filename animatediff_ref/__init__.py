@@ -42,6 +42,7 @@ PUBLIC = {  # module -> its public names
     "training.stages": ("held_out_error", "train_domain_adapter", "train_motion_lora", "train_motion_module"),
     "training.run": ("RunConfig", "read_config", "run_stage", "weights_file"),
     "mini.files": ("data_folder",),
+    "mini.results": ("read_results",),
     "weights.identify": ("FileInfo", "inspect_file"),
     "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),
     "weights.lora": (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -88,6 +89,23 @@ def test_what_is_measured_of_a_toy_world_has_the_names_of_the_real_one(toy):
         assert {"made by", "commit", "command", "sources_sha256"} < made.keys()
         assert set(real) - set(made) == set()
     assert len(list((toy / "contact").glob("*.webp"))) == 9 and (toy / "gallery.webp").exists()
+
+
+def test_every_ablation_runs_in_a_toy_world(toy):
+    """Each table of the sweeps, a row for each cell; a second run finds nothing to do."""
+    words = [sys.executable, "-m", "recipes.make_ablations", "--smoke", toy]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "data"), "TQDM_DISABLE": "1"}
+    for again in (False, True):
+        done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+        todo = re.findall(r"(\w+)\.csv: (\d+) of (\d+) cells", done.stdout)
+        assert len({name for name, *_ in todo}) == 4
+        assert all(int(left) == (0 if again else int(cells)) for _, left, cells in todo)
+    cards = sorted((toy / "results").glob("*.json"))
+    assert len(cards) == 4
+    for card in map(json.loads, map(Path.read_text, cards)):
+        assert card["recipe"].startswith("data/recipes/ablate/") and card["rows"] > 0
+    assert len(list((toy / "results" / "clips").glob("*.mp4"))) > 20
 
 
 def test_only_what_is_missing_is_made_and_what_is_measured_of_it(tmp_path, monkeypatch):

@@ -4,23 +4,15 @@ The cache looks at the cells of a page alone. This looks at what lies under them
 comments, and the data. A page whose text was polished, or a docstring, executes nothing again.
 """
 
-import ast
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
+from recipes.common.code import code_of
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE, STAMP = ROOT / "_build" / ".jupyter_cache", ROOT / "_build" / ".code"
-
-
-def code_of(path: Path) -> bytes:
-    """A module as it runs: its syntax tree without docstrings, line numbers and comments."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree).encode()
 
 
 def state(root: Path = ROOT) -> str:

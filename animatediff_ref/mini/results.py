@@ -1,0 +1,40 @@
+"""Tables of what was measured in the mini world, with the cards that say how."""
+
+import csv
+import json
+from hashlib import sha256
+
+from animatediff_ref.mini.files import data_folder
+
+
+def read_results(name: str) -> tuple[list[dict[str, str | float]], dict]:
+    """The rows of a table below ``data/results``, and its card. Columns of numbers are numbers.
+
+    ``ValueError`` if there is no such table, if it is not the one that its card speaks of, or if it was measured of
+    other weights than those that lie there now.
+    """
+    data = data_folder()
+    path = data / "results" / f"{name}.csv"
+    if not path.exists():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
+        raise ValueError(f"there is no table {name!r} in {path.parent}; there are: {there or 'none'}")
+    card = json.loads(path.with_suffix(".json").read_text())
+    if (found := sha256(path.read_bytes()).hexdigest()[:16]) != card["sha256"]:
+        raise ValueError(
+            f"{path} has sha256 {found}, and its card speaks of {card['sha256']}: restore it, or fill it anew"
+        )
+    for file, said in card["weights"].items():
+        if (found := sha256((data / file).read_bytes()).hexdigest()[:16]) != said:
+            raise ValueError(f"{path} was measured with another {file} ({said}) than the one that is there ({found})")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = {key for key in rows[0] if all(_is_number(row[key]) for row in rows)}
+    return [{key: float(value) if key in numbers else value for key, value in row.items()} for row in rows], card
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

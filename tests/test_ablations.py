@@ -1,0 +1,167 @@
+"""The bench of the ablations: tables that go on where they were, and switches that change what they name."""
+
+import csv
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import motion_for, run, tiny_unet
+
+import animatediff_ref as ar
+from recipes.ablate import bench, motion_module, scores
+from recipes.ablate.arms import BASELINE, pipeline
+from recipes.ablate.bench import Table, fill
+from recipes.ablate.motion_module import ARMS, with_positions
+from recipes.train import motion as stages
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> Table:
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(bench, "DATA", tmp_path)
+    monkeypatch.setenv("ANIMATEDIFF_REF_DATA", str(tmp_path))
+    (tmp_path / "models" / "mini").mkdir(parents=True)
+    (weights := tmp_path / "base.safetensors").write_bytes(b"a base")
+    cells = [{"arm": arm, "seed": seed} for arm in ("a, b", "c") for seed in (0, 1)]
+    asked = []
+
+    def measure(arm: str, seed: int) -> dict[str, float]:
+        asked.append((arm, seed))
+        return {"score": len(arm) + seed / 3}
+
+    measure.asked = asked
+    return Table("table", cells, measure, [weights], {"steps": 5})
+
+
+def test_rows_come_one_by_one_and_an_interrupted_sweep_goes_on(table):
+    def tired(arm: str, seed: int) -> dict[str, float]:
+        if arm == "c":
+            raise KeyboardInterrupt
+        return table.measure(arm, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(table._replace(measure=tired), __file__, "cpu")
+    assert len(ar.read_results("table")[0]) == 2
+    fill(table, __file__, "cpu")
+    assert table.measure.asked == [("a, b", 0), ("a, b", 1), ("c", 0), ("c", 1)]
+    rows, card = ar.read_results("table")
+    assert [row["score"] for row in rows] == [4, 4.333, 1, 1.333] and rows[1]["arm"] == "a, b"
+    assert card["rows"] == 4 and card["budget"] == {"steps": 5} and card["recipe"] == "tests/test_ablations.py"
+    fill(table, __file__, "cpu")
+    assert len(table.measure.asked) == 4
+
+
+def test_a_half_written_row_is_taken_out_by_name_and_measured_again(table, capsys):
+    fill(table, __file__, "cpu")
+    table.path.write_text(table.path.read_text().rstrip("\n").rpartition(",")[0])
+    fill(table, __file__, "cpu")
+    assert "table.csv: taken out, half written: c, 1, None" in capsys.readouterr().out
+    assert len(table.measure.asked) == 5 and len(ar.read_results("table")[0]) == 4
+
+
+CHANGED = {
+    "budget": lambda table: table._replace(budget={"steps": 6}),
+    "weights": lambda table: table.weights[0].write_bytes(b"another base") and table,
+    "code": lambda table: table,
+}
+SAID = {
+    "budget": "budget steps was 5, is 6",
+    "weights": r"weights base\.safetensors was \w{16}, is \w{16}",
+    "code": r"code was \w{16}, is \w{16}",
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_rows_of_something_else_are_refused_and_the_difference_is_shown(table, monkeypatch, what):
+    fill(table, __file__, "cpu")
+    if what == "code":
+        monkeypatch.setattr(bench, "METHOD", [])
+    with pytest.raises(ValueError, match=SAID[what]):
+        fill(CHANGED[what](table), __file__, "cpu")
+    assert len(table.measure.asked) == 4
+
+
+def test_results_that_are_not_what_their_card_says_are_not_read(table):
+    fill(table, __file__, "cpu")
+    whole = table.path.read_text()
+    table.path.write_text(whole.replace("4.333", "9.333"))
+    with pytest.raises(ValueError, match="its card speaks of"):
+        ar.read_results("table")
+    table.path.write_text(whole)
+    table.weights[0].write_bytes(b"another base")
+    with pytest.raises(ValueError, match=r"was measured with another base\.safetensors"):
+        ar.read_results("table")
+    with pytest.raises(ValueError, match=r"there is no table 'tible' in .*; there are: table"):
+        ar.read_results("tible")
+
+
+def test_every_arm_differs_from_the_baseline_in_one_thing_that_a_motion_module_or_its_training_has():
+    for name, arm in ARMS.items():
+        changed = [f.name for f in fields(arm) if getattr(arm, f.name) != getattr(BASELINE, f.name)]
+        assert len(changed) == (name != "baseline") and len(arm.settings) <= 1
+    unet, made = ar.load_base("mini").unet, {}
+    for name, arm in ARMS.items():
+        torch.manual_seed(0)
+        made[name] = ar.MotionModule(replace(stages.config(), **arm.settings), unet)
+    sizes = {name: sum(p.numel() for p in motion.parameters()) for name, motion in made.items()}
+    assert set(sizes.values()) == {sizes["baseline"]}, "positions, init and convolutions change no count"
+    before, after = made["baseline"].state_dict(), made["ordinary init"].state_dict()
+    assert {name.rsplit(".", 2)[-2] for name in before if not torch.equal(before[name], after[name])} == {"proj_out"}
+
+
+def test_the_schedule_and_the_adapter_of_an_arm():
+    plain, other = pipeline(False, "linear", "cpu"), pipeline(True, "scaled_linear", "cpu")
+    assert plain.scheduler.config == ar.motion_scheduler().config
+    differing = {key for key, value in other.scheduler.config.items() if plain.scheduler.config[key] != value}
+    assert differing == {"beta_schedule"}
+    with torch.no_grad():
+        x, text = torch.randn(2, 4, 16, 16), torch.randn(2, 16, plain.unet.config.cross_attention_dim)
+        ar.load_domain_adapter(plain.unet, "mini")
+        assert torch.allclose(plain.unet(x, 500, text).sample, other.unet(x, 500, text).sample, atol=1e-4)
+
+
+def test_positions_at_inference():
+    unet = tiny_unet()
+    ar.inject(unet, motion := motion_for(unet, num_frames=16), 16)
+    found = {}
+    for how in ("as trained", "off", "shuffled", "as trained"):
+        with_positions(motion, how)
+        before, found[how] = found.get(how), run(unet, frames=16, clips=1)
+        assert before is None or torch.equal(before, found[how])
+    assert (found["off"] - found["as trained"]).abs().max() > 1e-2
+    assert (found["shuffled"] - found["as trained"]).abs().max() > 1e-2
+    plain = motion_for(unet, num_frames=16, positions=False)
+    plain.load_state_dict(motion.state_dict(), strict=False)
+    ar.inject(unet, plain, 16)
+    assert torch.allclose(run(unet, frames=16, clips=1), found["off"], atol=1e-5)
+
+
+def test_scores_of_controls_are_what_they_must_be(monkeypatch, tmp_path):
+    """A frozen clip changes nothing and agrees with itself; footage has the mark and clean clips do not."""
+    monkeypatch.setattr(scores, "RESULTS", tmp_path)
+    prompt = next(iter(scores.asks()))
+    footage = scores.filmed(prompt)
+    still = scores.scored(scores.frozen(footage), prompt, "still")
+    assert (still["change"], still["flow"]) == (0, 0) and still["consistency"] == pytest.approx(100, abs=1e-3)
+    filmed, mixed = (scores.scored(clip, prompt, "x") for clip in (footage, scores.shuffled(footage)))
+    clean = scores.scored(scores.stills(prompt)[[0] * 16], prompt, "clean")
+    assert filmed["watermark"] > 0.5 > 0.2 > abs(clean["watermark"]) and filmed["look"] > 0.5 > clean["look"]
+    assert clean["domain"] > filmed["domain"]
+    for name in ("watermark", "look", "domain", "text"):
+        assert mixed[name] == pytest.approx(filmed[name], abs=1e-3), f"{name} is blind to the order of frames"
+    assert mixed["flow"] > filmed["flow"]
+    assert np.array_equal(ar.read_clip(tmp_path / "clips" / "still-0.mp4").shape, (16, 64, 64, 3))
+
+
+def test_tables_have_a_row_for_every_cell_of_the_sweep():
+    for table in motion_module.tables("cpu", list(ARMS)):
+        keys = [tuple(cell.values()) for cell in table.cells]
+        assert len(set(keys)) == len(keys)
+        if table.path.exists():
+            with open(table.path, newline="") as file:
+                assert {tuple(row[key] for key in table.cells[0]) for row in csv.DictReader(file)} <= {
+                    tuple(map(str, key)) for key in keys
+                }
+            assert json.loads(table.path.with_suffix(".json").read_text())["budget"] == table.budget
