@@ -9,15 +9,22 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test browser lint format notebooks bench parity world ablations clean FORCE
+.PHONY: book test units browser lint format notebooks bench parity world ablations clean FORCE
 
 book: notebooks
 	@$(MAKE) --no-print-directory $(BUILT)
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
-# The build runs every page at normal size, checks and all; the tests run the notebooks again at smoke size.
-test: $(STAMP) $(BUILT) lint browser
-	ANIMATEDIFF_REF_RUN=$${ANIMATEDIFF_REF_RUN:-smoke} $(BIN)/python -m pytest $(PYTEST_ARGS)
+# The build runs every page at normal size, checks and all. Beside it run the tests, and the notebooks again at smoke size;
+# each takes half of the cores. Last come the tests of the built pages.
+test: $(STAMP) lint browser
+	@OMP_NUM_THREADS=$(HALF) $(MAKE) --no-print-directory -j2 $(BUILT) units
+	$(BIN)/python -m pytest tests/test_book.py $(PYTEST_ARGS)
+
+HALF := $(shell expr $$(getconf _NPROCESSORS_ONLN) / 2 \| 1)
+units: $(STAMP)
+	$(BIN)/python -m pytest tests --ignore tests/test_book.py $(PYTEST_ARGS)
+	ANIMATEDIFF_REF_RUN=$${ANIMATEDIFF_REF_RUN:-smoke} $(BIN)/python -m pytest book $(PYTEST_ARGS)
 
 # Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
 $(BUILT): $(STAMP) _build/.code $(wildcard book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)

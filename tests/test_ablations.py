@@ -10,7 +10,7 @@ import torch
 from conftest import motion_for, run, tiny_unet
 
 import animatediff_ref as ar
-from recipes.ablate import bench, motion_module, scores
+from recipes.ablate import bench, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
 from recipes.ablate.motion_module import ARMS, with_positions
@@ -165,3 +165,17 @@ def test_tables_have_a_row_for_every_cell_of_the_sweep():
                     tuple(map(str, key)) for key in keys
                 }
             assert json.loads(table.path.with_suffix(".json").read_text())["budget"] == table.budget
+
+
+def test_arms_of_motion_loras_differ_in_rank_or_in_clips_and_fewer_clips_are_among_more():
+    largest = (max(motion_lora.RANKS), max(motion_lora.COUNTS))
+    assert largest in motion_lora.ARMS and len(set(motion_lora.ARMS)) == len(motion_lora.ARMS) == 5
+    assert all((rank == largest[0]) or (clips == largest[1]) for rank, clips in motion_lora.ARMS)
+    assert sorted(motion_lora.order()) == list(range(max(motion_lora.COUNTS)))
+    assert min(motion_lora.COUNTS) == motion_lora.COMMON
+
+
+def test_what_is_copied_is_told_from_what_is_not(monkeypatch, clip):
+    features = [ar.image_features(scores.judge(), picture) for picture in (clip, 255 - clip)]
+    monkeypatch.setattr(motion_lora, "known", lambda: features)
+    assert motion_lora.copied(clip) > 1 > -1 > motion_lora.copied(255 - clip)

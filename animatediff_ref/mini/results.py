@@ -7,8 +7,8 @@ from hashlib import sha256
 from animatediff_ref.mini.files import data_folder
 
 
-def read_results(name: str) -> tuple[list[dict[str, str | float]], dict]:
-    """The rows of a table below ``data/results``, and its card. Columns of numbers are numbers.
+def read_results(name: str) -> tuple[list[dict[str, str | float | None]], dict]:
+    """The rows of a table below ``data/results``, and its card. Columns of numbers are numbers, None where empty.
 
     ``ValueError`` if there is no such table, if it is not the one that its card speaks of, or if it was measured of
     other weights than those that lie there now.
@@ -28,8 +28,11 @@ def read_results(name: str) -> tuple[list[dict[str, str | float]], dict]:
             raise ValueError(f"{path} was measured with another {file} ({said}) than the one that is there ({found})")
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    numbers = {key for key in rows[0] if all(_is_number(row[key]) for row in rows)}
-    return [{key: float(value) if key in numbers else value for key, value in row.items()} for row in rows], card
+    for key in rows[0]:
+        if all(_is_number(row[key]) for row in rows if row[key]):
+            for row in rows:
+                row[key] = float(row[key]) if row[key] else None
+    return rows, card
 
 
 def _is_number(text: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recipes.common.paths import RUNS, arguments
 
-SWEEPS = ("adapter", "motion_module")
+SWEEPS = ("adapter", "motion_module", "motion_lora")
 
 
 def run(sweep: str, device: str) -> None:

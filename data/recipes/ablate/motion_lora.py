@@ -1,0 +1,134 @@
+"""How large a MotionLoRA must be and how many clips it needs (paper Fig. 7): rank and number of clips, two cameras.
+
+    python -m recipes.ablate.motion_lora [--device cuda] [--cameras zoom_in]
+
+Measured are the way of the camera on each axis, as of the cameras that ship, and whether the reference clips are copied.
+"""
+
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import animatediff_ref as ar
+from animatediff_ref.clips.camera import AMOUNTS, AXES
+from recipes.ablate.arms import EVERY, WEIGHTS
+from recipes.ablate.bench import Table, fill
+from recipes.ablate.scores import RESULTS, SHOWN, judge
+from recipes.art import world
+from recipes.art.footage import clean
+from recipes.common.paths import MINI, RUNS, arguments, sized
+from recipes.common.run import follow
+from recipes.measure.camera import prompts
+from recipes.measure.stills import STEPS as SAMPLING
+from recipes.measure.stills import quiet
+from recipes.train.camera import CLIPS, FRAMES, moving, reference, seen
+from recipes.train.motion import subset
+
+CAMERAS = ("zoom_in", "pan_left")
+RANKS, COUNTS = (2, 8, 32), sorted({min(count, CLIPS) for count in (5, 20, 50)})
+ARMS = [(rank, COUNTS[-1]) for rank in RANKS] + [(RANKS[-1], count) for count in COUNTS[:-1]]
+SEEDS = range(sized(2, toy=1))
+STEPS, BATCH = sized(200, toy=2), sized(2, toy=1)
+COMMON = 5  # reference clips that every arm has learnt from, and as many that none has: is the one more alike?
+WITHOUT = "without"  # a MotionLoRA: the control
+BUDGET = {"steps": STEPS, "clips a step": BATCH, "frames": FRAMES, "steps of sampling": SAMPLING, "seed of clips": 0}
+
+
+@cache
+def order() -> list[int]:
+    """The reference clips in the order in which arms have more of them: the fewer are among the more."""
+    return np.random.default_rng(0).permutation(len(reference())).tolist()
+
+
+@cache
+def base(device: str):
+    """The image model."""
+    return quiet(ar.load_base("mini").to(device))
+
+
+@cache
+def crops(device: str, camera: str) -> ar.LatentClips:
+    return seen(base(device), camera)
+
+
+def trained(device: str, camera: str, rank: int, clips: int, seed: int) -> Path:
+    """The file of a MotionLoRA, trained if it is not there."""
+    out = RUNS / "ablate" / f"{camera}-{rank}-{clips}-{seed}-{STEPS}x{BATCH}"
+    if not (weights := out / "camera.safetensors").exists():
+        print(f"training: {camera}, rank {rank}, {clips} clips, seed {seed}", flush=True)
+        torch.manual_seed(seed)
+        pipe, motion = base(device), ar.load_motion_module("mini").to(device)
+        options = {"warmup": 20, "betas": (0.9, 0.99), "anneal": True, "autocast": True, "weighting": "debiased"}
+        plan = ar.TrainConfig(STEPS, BATCH, learning_rate=4e-3, seed=seed, save_every=100, **options)
+        mine = subset(crops(device, camera), order()[:clips])
+        out.mkdir(parents=True, exist_ok=True)
+        records = ar.train_motion_lora(pipe.unet, motion, mine, plan, rank=rank, checkpoints=out / "checkpoints")
+        follow(out.relative_to(RUNS).as_posix(), records, plan, EVERY)
+        ar.save_motion_lora(motion, weights)
+    return weights
+
+
+@cache
+def inflated(device: str, camera: str, rank: int, clips: int, seed: int):
+    pipe, motion = base(device), ar.load_motion_module("mini")
+    if camera != WITHOUT:
+        ar.load_motion_lora(motion, trained(device, camera, rank, clips, seed), camera)
+    return pipe, motion
+
+
+@cache
+def known() -> tuple[np.ndarray, np.ndarray]:
+    """Features of frames that every arm has learnt from, and of as many clips that no arm has seen."""
+    rows = [reference()[i] for i in order()[:COMMON]]
+    learnt = {row["code"] for row in reference()}
+    others = [row for row in moving() if row["code"] not in learnt][:COMMON]
+    return tuple(
+        np.concatenate([ar.image_features(judge(), world.resized(clean(row["code"]).clip[:FRAMES:4])) for row in part])
+        for part in (rows, others or rows)
+    )
+
+
+def copied(clip: np.ndarray) -> float:
+    """100 times how much more alike the frames are to reference clips than to unseen ones, in mean cosines."""
+    found = ar.image_features(judge(), clip)
+    mine, others = known()
+    return 100 * float((found @ mine.T).mean() - (found @ others.T).mean())
+
+
+def measured(device: str, camera: str, rank: int, clips: int, seed: int, prompt: str) -> dict[str, float]:
+    """Of a clip: the way on each axis, in shares of a usual move; whether a camera is seen; copied frames."""
+    pipe, motion = inflated(device, camera, rank, clips, seed)
+    ar.inject(pipe.unet, motion, FRAMES)
+    clip = ar.animate(pipe, prompt, seed=0, num_inference_steps=SAMPLING)
+    if (number := prompts().index(prompt)) < SHOWN:
+        (RESULTS / "clips").mkdir(parents=True, exist_ok=True)
+        ar.write_clip(clip, RESULTS / "clips" / f"lora-{camera}-{rank}-{clips}-{seed}-{number}.mp4", crf=14)
+    found = ar.estimate_camera(clip, whole=True)
+    ways = {axis: float(np.nan_to_num(found.total[axis] / AMOUNTS[axis])) for axis in AXES}
+    return ways | {"seen": int(found.seen), "copied": copied(clip)}
+
+
+def arms(cameras: list[str]) -> Iterator[dict]:
+    yield {"camera": WITHOUT, "rank": 0, "clips": 0, "seed": 0}
+    for camera in cameras:
+        for seed in SEEDS:
+            for rank, clips in ARMS:
+                yield {"camera": camera, "rank": rank, "clips": clips, "seed": seed}
+
+
+def main() -> None:
+    ask = arguments()
+    ask.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS), help="only these")
+    args = ask.parse_args()
+    print(f"{len(list(arms(args.cameras))) - 1} trainings of {STEPS} steps of {BATCH} clips", flush=True)
+    cells = [arm | {"prompt": prompt} for arm in arms(args.cameras) for prompt in prompts()]
+    weights = [*WEIGHTS, MINI / "motion_module.safetensors"]
+    budget = BUDGET | {"prompts": len(prompts())}
+    fill(Table("motion_lora", cells, partial(measured, args.device), weights, budget), __file__, args.device)
+
+
+if __name__ == "__main__":
+    main()
