@@ -1,9 +1,9 @@
 """What the mini world looks like: a contact sheet for each image model, and the README's moving picture.
 
-    python -m recipes.measure.gallery [--device cuda]
+    python -m recipes.measure.gallery [--device cuda] [--only flat]
 
 The prompts of a sheet are drawn at random (measure/stills.py), not picked: ``data/contact/NAME.webp``, ten in a row.
-Those of the moving picture are picked: an octopus, a bat and a ghost came out badly and made room.
+Those of the moving picture are picked.
 """
 
 import io
@@ -38,9 +38,9 @@ def sheet(pictures: np.ndarray) -> Image.Image:
     return page
 
 
-def contact_sheets(device: str) -> None:
+def contact_sheets(device: str, names: list[str]) -> None:
     (DATA / "contact").mkdir(exist_ok=True)
-    for name in ("base", *STYLES):
+    for name in names:
         style = STYLES.get(name)
         pipe = quiet(ar.load_base("mini", style=style and name).to(device))
         rows = sample(asks(True), 60 if style else 100)
@@ -63,9 +63,12 @@ def moving_picture(device: str) -> None:
 
 
 def main() -> None:
-    device = arguments().parse_args().device
-    contact_sheets(device)
-    moving_picture(device)
+    ask, models = arguments(), ("base", *STYLES)
+    ask.add_argument("--only", nargs="+", choices=models, help="the sheets of these, and no moving picture")
+    args = ask.parse_args()
+    contact_sheets(args.device, args.only or list(models))
+    if not args.only:
+        moving_picture(args.device)
 
 
 if __name__ == "__main__":
