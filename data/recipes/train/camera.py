@@ -7,8 +7,6 @@ fifty clips without the faults of the video set: no domain adapter is then neede
 seen, is left out.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
@@ -16,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 import animatediff_ref as ar
 from animatediff_ref.clips.camera import CAMERAS
 from animatediff_ref.clips.latents import encode_text
+from animatediff_ref.mini.files import SHIPPED
 from recipes.art import world
 from recipes.art.footage import clean, scene
 from recipes.common.card import data_hash, write_card
@@ -49,10 +48,6 @@ def seen(pipe: StableDiffusionPipeline, camera: str) -> ar.LatentClips:
     return ar.LatentClips([ar.encode_pixels(pipe.vae, clip) for clip in clips], text, encode_text(pipe, "")[0])
 
 
-def weights_of(camera: str) -> Path:
-    return MINI / "cameras" / f"{camera}.safetensors"
-
-
 def main() -> None:
     ask = arguments(steps=sized(400, toy=2), batch=sized(2, toy=1))
     ask.add_argument("camera", choices=CAMERAS)
@@ -66,7 +61,7 @@ def main() -> None:
     records = ar.train_motion_lora(pipe.unet, motion, clips, plan, name=args.camera, rank=RANK, checkpoints=RUNS / run)
     made = follow(run, records, plan, 50)
 
-    out = weights_of(args.camera)
+    out = DATA / SHIPPED["MotionLoRA"][args.camera]
     out.parent.mkdir(exist_ok=True)
     parameters = sum(p.numel() for name, p in motion.named_parameters() if "lora_" in name)
     ar.save_motion_lora(motion.half(), out, args.camera)
