@@ -93,10 +93,11 @@ def test_what_is_measured_of_a_toy_world_has_the_names_of_the_real_one(toy):
 
 def test_every_ablation_runs_in_a_toy_world(toy):
     """Each table of the sweeps, a row for each cell; a second run finds nothing to do."""
-    words = [sys.executable, "-m", "recipes.make_ablations", "--smoke", toy]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "data"), "TQDM_DISABLE": "1"}
+    words = [sys.executable, "-m", "recipes.make_ablations"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "data"), "TQDM_DISABLE": "1", "ANIMATEDIFF_REF_DATA": str(toy)}
     for again in (False, True):
-        done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+        options = [] if again else ["--smoke", toy]
+        done = subprocess.run([*words, *options], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
         todo = re.findall(r"(\w+)\.csv: (\d+) of (\d+) cells", done.stdout)
         assert len({name for name, *_ in todo}) == 5

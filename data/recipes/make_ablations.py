@@ -5,6 +5,7 @@ PYTHONPATH=data python -m recipes.make_ablations --smoke       # at toy size, in
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -24,9 +25,11 @@ def run(sweep: str, device: str) -> None:
 
 
 def make_toy(folder: Path, device: str) -> None:
-    """All sweeps in a toy world, which is made first where there is none."""
+    """All sweeps anew in a toy world, which is made first where there is none."""
     if not (folder / "measured.json").exists():
         subprocess.run([sys.executable, "-m", "recipes.make_world", "--smoke", folder, "--device", device], check=True)
+    for made in (folder / "results", folder.parent / "runs" / "ablate"):
+        shutil.rmtree(made, ignore_errors=True)
     env = {**os.environ, "ANIMATEDIFF_REF_DATA": str(folder), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "recipes.make_ablations", "--device", device], env=env, check=True)
 

@@ -64,13 +64,18 @@ def measured(device: str, row: str, scale: float | str, prompt: str) -> dict[str
     return scored(clip_of(device, row, scale, prompt), prompt, f"adapter {row} {scale}".strip())
 
 
-def main() -> None:
-    device = arguments().parse_args().device
+def tables(device: str) -> list[Table]:
     rows = [("generated", scale) for scale in SCALES] + [(control, "") for control in CONTROLS]
     cells = [{"row": row, "scale": scale, "prompt": prompt} for row, scale in rows for prompt in asks()]
     budget = {"seed": SEED, "steps of sampling": STEPS, "prompts": len(asks())}
     weights = [*WEIGHTS, MINI / "motion_module.safetensors"]
-    fill(Table("adapter_scale", cells, partial(measured, device), weights, budget), __file__, device)
+    return [Table("adapter_scale", cells, partial(measured, device), weights, budget)]
+
+
+def main() -> None:
+    device = arguments().parse_args().device
+    for table in tables(device):
+        fill(table, __file__, device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The arms of an ablation: motion modules trained alike but for one thing, at a budget that two cores can pay.
 
-Base, clips, their order, noise and budget are the same for all arms of a seed.
+Base, clips, their order, noise and budget are the same for all arms of a seed. So are the weights that a motion module
+begins with, where it has the same layers and the arm is trained over the domain adapter.
 """
 
 import json

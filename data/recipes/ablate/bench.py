@@ -1,13 +1,18 @@
 """The bench: tables in ``data/results``, filled cell by cell, so that a sweep that was interrupted goes on where it was.
 
+    python -m recipes.ablate.bench OTHER    # take over the rows of the tables in OTHER, which another machine has filled
+
 A table is a CSV with one row for each finished cell, and a card beside it: how it was made, of which weights, at which
-budget. Rows that were made of other weights, by other code or at another budget are not mixed with new ones.
+budget. Rows that were made of other weights, by other code or at another budget are not mixed with new ones; nor are
+trainings in ``runs/`` taken for those of another.
 """
 
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +20,12 @@ from animatediff_ref.weights.tensors import written_aside
 from recipes.ablate.scores import RESULTS
 from recipes.common.card import data_hash, machine, provenance, rounded
 from recipes.common.code import code_hash
-from recipes.common.paths import DATA, ROOT
+from recipes.common.paths import DATA, JUDGE, ROOT, RUNS
 
-METHOD = [ROOT / "animatediff_ref" / room for room in ("method", "training")]
-SHARED = [Path(__file__).with_name(name) for name in ("arms.py", "scores.py")]
+ROOMS = [ROOT / "animatediff_ref" / room for room in ("method", "training", "clips", "generate", "measure")]
+SHARED = [ROOT / "data/recipes" / f"{name}.py" for name in ("ablate/arms", "ablate/scores", "measure/motion")]
+MEASURING = [JUDGE / "model.safetensors", DATA / "watermark.png", DATA / "concepts.csv"]
+SAME = ("weights", "budget", "code")  # for all rows of a table
 
 
 class Table(NamedTuple):
@@ -38,11 +45,13 @@ class Table(NamedTuple):
 def fill(table: Table, recipe: str, device: str) -> None:
     """Measure the cells that are missing; each row is written at once, and the card after it."""
     told = identity(table, recipe)
-    check_same(table.path, told)
-    rows = finished(table)
+    check_same(table.path.with_suffix(".json"), told, table.path)
+    check_same(RUNS / "ablate" / f"{table.name}.json", told, RUNS / "ablate")
+    rows = finished(table.path)
     done = {tuple(row[name] for name in table.cells[0]) for row in rows}
     todo = [cell for cell in table.cells if tuple(map(str, cell.values())) not in done]
     print(f"{table.path.name}: {len(todo)} of {len(table.cells)} cells to do", flush=True)
+    write_aside(RUNS / "ablate" / f"{table.name}.json", json.dumps(told))
     for cell in todo:
         made = cell | rounded(table.measure(**cell))
         rows.append({name: str(value) for name, value in made.items()})
@@ -52,20 +61,17 @@ def fill(table: Table, recipe: str, device: str) -> None:
 
 def identity(table: Table, recipe: str) -> dict:
     """What all rows of a table must have in common: weights, budget and the code that makes them."""
-    weights = {path.relative_to(DATA).as_posix(): data_hash(path) for path in table.weights}
-    code = code_hash(*METHOD, *SHARED, Path(recipe))
+    weights = {path.relative_to(DATA).as_posix(): data_hash(path) for path in [*table.weights, *MEASURING]}
+    code = code_hash(*ROOMS, *SHARED, Path(recipe))
     return {"weights": weights, "budget": table.budget, "code": code}
 
 
-def check_same(path: Path, told: dict) -> None:
-    """``ValueError`` with the difference if there are rows already, made of or by something else."""
-    if not path.exists():
-        return
-    if not (card := path.with_suffix(".json")).exists():
-        raise ValueError(f"{path} has no card, so what made its rows is unknown: move it away to begin anew")
-    before = json.loads(card.read_text())
-    if changed := differences({key: before.get(key) for key in told}, told):
-        raise ValueError(f"{path} has rows of something else: {'; '.join(changed)}. Move it away to begin anew")
+def check_same(card: Path, told: dict, made: Path) -> None:
+    """``ValueError`` with the difference if a card is there and tells of something else than ``told``."""
+    if card.exists():
+        before = json.loads(card.read_text())
+        if changed := differences({key: before.get(key) for key in SAME}, {key: told.get(key) for key in SAME}):
+            raise ValueError(f"{made} is of something else: {'; '.join(changed)}. Move it away to begin anew")
 
 
 def differences(before: object, now: object, name: str = "") -> list[str]:
@@ -76,17 +82,28 @@ def differences(before: object, now: object, name: str = "") -> list[str]:
     return [] if before == now else [f"{name} was {before}, is {now}"]
 
 
-def finished(table: Table) -> list[dict[str, str]]:
-    """The rows there are. A last one that was half written is left out, and said."""
-    if not table.path.exists():
+def finished(path: Path) -> list[dict[str, str]]:
+    """The rows of a table. A last one that was half written, or that its card does not know yet, is left out, and said.
+
+    ``ValueError`` if the card does not fit otherwise.
+    """
+    if not path.exists():
         return []
-    with open(table.path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    whole = [row for row in rows if None not in row and None not in row.values()]
-    for row in rows:
-        if row not in whole:
-            print(f"{table.path.name}: taken out, half written: {', '.join(map(str, row.values()))}", flush=True)
-    return whole
+    text, card = path.read_text(), path.with_suffix(".json")
+    known = json.loads(card.read_text()) if card.exists() else {"rows": 0, "sha256": ""}
+    if text_hash(text) == known["sha256"]:
+        return parsed(text)
+    head, _, last = text.rstrip("\n").rpartition("\n")
+    before, half = parsed(head), last.count(",") < head.partition("\n")[0].count(",")
+    unknown = text_hash(f"{head}\n") == known["sha256"] or known["rows"] == len(before) == 0
+    if not unknown and not (half and len(before) == known["rows"] - 1):
+        raise ValueError(f"{path} is not the table that {card} speaks of: restore it, or move both away")
+    print(f"{path.name}: taken out, not finished: {last}", flush=True)
+    return before
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def write(path: Path, rows: list[dict[str, str]], told: dict) -> None:
@@ -95,8 +112,30 @@ def write(path: Path, rows: list[dict[str, str]], told: dict) -> None:
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(exist_ok=True)
+    write_aside(path, text.getvalue())
+    card = {**told, "rows": len(rows), "sha256": text_hash(text.getvalue())}
+    write_aside(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+
+
+def write_aside(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
-        aside.write_text(text.getvalue())
-    with written_aside(path.with_suffix(".json")) as aside:
-        aside.write_text(json.dumps({**told, "rows": len(rows), "sha256": data_hash(path)}, indent=1) + "\n")
+        aside.write_text(text)
+
+
+def text_hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def merge(path: Path, other: Path) -> None:
+    """Take over the rows of another table of the same weights, code and budget that this one does not have yet."""
+    told = json.loads(other.with_suffix(".json").read_text())
+    check_same(path.with_suffix(".json"), told, other)
+    rows = finished(path)
+    rows += [row for row in finished(other) if row not in rows]
+    write(path, rows, told)
+
+
+if __name__ == "__main__":
+    for table in sorted(Path(sys.argv[1]).glob("*.csv")):
+        merge(RESULTS / table.name, table)

@@ -5,7 +5,7 @@
 Measured are the way of the camera on each axis, as of the cameras that ship, and whether the reference clips are copied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ RANKS, COUNTS = (2, 8, 32), sorted({min(count, CLIPS) for count in (5, 20, 50)})
 ARMS = [(rank, COUNTS[-1]) for rank in RANKS] + [(RANKS[-1], count) for count in COUNTS[:-1]]
 SEEDS = range(sized(2, toy=1))
 STEPS, BATCH = sized(200, toy=2), sized(2, toy=1)
-COMMON = 5  # reference clips that every arm has learnt from, and as many that none has: is the one more alike?
+COMMON = 5  # reference clips that every arm has learnt from: are they copied?
 WITHOUT = "without"  # a MotionLoRA: the control
 BUDGET = {"steps": STEPS, "clips a step": BATCH, "frames": FRAMES, "steps of sampling": SAMPLING, "seed of clips": 0}
 
@@ -81,18 +81,20 @@ def inflated(device: str, camera: str, rank: int, clips: int, seed: int):
 
 @cache
 def known() -> tuple[np.ndarray, np.ndarray]:
-    """Features of frames that every arm has learnt from, and of as many clips that no arm has seen."""
-    rows = [reference()[i] for i in order()[:COMMON]]
-    learnt = {row["code"] for row in reference()}
-    others = [row for row in moving() if row["code"] not in learnt][:COMMON]
+    """Features of frames that every arm has learnt from, and of frames that no arm has seen and no prompt asks for."""
+    learnt, asked = reference(), [prompt.split(", ")[0] for prompt in prompts()]
+    others = [row for row in moving() if row not in learnt and row["phrase"] not in asked]
     return tuple(
         np.concatenate([ar.image_features(judge(), world.resized(clean(row["code"]).clip[:FRAMES:4])) for row in part])
-        for part in (rows, others or rows)
+        for part in ([learnt[i] for i in order()[:COMMON]], others or learnt)
     )
 
 
 def copied(clip: np.ndarray) -> float:
-    """100 times how much more alike the frames are to reference clips than to unseen ones, in mean cosines."""
+    """100 times how much more alike the frames are to reference clips than to unseen ones, in mean cosines.
+
+    The two are of other things, so 0 means nothing: what counts is the difference from the control without a camera.
+    """
     found = ar.image_features(judge(), clip)
     mine, others = known()
     return 100 * float((found @ mine.T).mean() - (found @ others.T).mean())
@@ -111,7 +113,7 @@ def measured(device: str, camera: str, rank: int, clips: int, seed: int, prompt:
     return ways | {"seen": int(found.seen), "copied": copied(clip)}
 
 
-def arms(cameras: list[str]) -> Iterator[dict]:
+def arms(cameras: Iterable[str]) -> Iterator[dict]:
     yield {"camera": WITHOUT, "rank": 0, "clips": 0, "seed": 0}
     for camera in cameras:
         for seed in SEEDS:
@@ -119,15 +121,19 @@ def arms(cameras: list[str]) -> Iterator[dict]:
                 yield {"camera": camera, "rank": rank, "clips": clips, "seed": seed}
 
 
+def tables(device: str, cameras: Iterable[str] = CAMERAS) -> list[Table]:
+    cells = [arm | {"prompt": prompt} for arm in arms(cameras) for prompt in prompts()]
+    weights = [*WEIGHTS, MINI / "motion_module.safetensors"]
+    return [Table("motion_lora", cells, partial(measured, device), weights, BUDGET | {"prompts": len(prompts())})]
+
+
 def main() -> None:
     ask = arguments()
     ask.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS), help="only these")
     args = ask.parse_args()
     print(f"{len(list(arms(args.cameras))) - 1} trainings of {STEPS} steps of {BATCH} clips", flush=True)
-    cells = [arm | {"prompt": prompt} for arm in arms(args.cameras) for prompt in prompts()]
-    weights = [*WEIGHTS, MINI / "motion_module.safetensors"]
-    budget = BUDGET | {"prompts": len(prompts())}
-    fill(Table("motion_lora", cells, partial(measured, args.device), weights, budget), __file__, args.device)
+    for table in tables(args.device, args.cameras):
+        fill(table, __file__, args.device)
 
 
 if __name__ == "__main__":
