@@ -38,6 +38,7 @@ PAGES = (
     "08_animating",
     "09_motion_lora",
     "10_composing",
+    "13_adapter_scale",
     "pipelines",
     "files",
     "troubleshooting",
@@ -51,6 +52,7 @@ CLIPS = {
     "08_animating": 7,
     "09_motion_lora": 12,
     "10_composing": 3,
+    "13_adapter_scale": 5,
 }  # at least
 FORMULAS = {
     "05_temporal_transformer": 4,
