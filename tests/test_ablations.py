@@ -9,6 +9,7 @@ import torch
 from conftest import motion_for, run, tiny_unet
 
 import animatediff_ref as ar
+from animatediff_ref.mini.results import column, verdict
 from recipes.ablate import adapter, bench, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
@@ -113,6 +114,38 @@ def test_old_trainings_are_not_measured_under_a_new_card(table):
     table.path.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"runs.ablate is of something else: budget steps was 5, is 6"):
         fill(table._replace(budget={"steps": 6}), __file__, "cpu")
+
+
+def test_a_column_is_what_the_rows_that_are_asked_for_say(table):
+    fill(table, __file__, "cpu")
+    rows, _ = ar.read_results("table")
+    assert column(rows, "score", arm="a, b", seed=1).tolist() == [4.333]
+    assert column(rows, "score", seed=0).tolist() == [4, 1]
+    with pytest.raises(ValueError, match=r"no row says \{'arm': 'd'\}"):
+        column(rows, "score", arm="d")
+
+
+@pytest.mark.parametrize(
+    "intervals, side, word",
+    [
+        ([(2, 1, 3), (3, 1, 4)], 1, "confirmed"),
+        ([(2, 1, 3), (3, 1, 4)], -1, "refuted"),
+        ([(-2, -3, -1), (-1, -2, -0.1)], -1, "confirmed"),
+        ([(-2, -3, -1), (-1, -2, -0.1)], 1, "refuted"),
+        ([(2, 1, 3), (0, -1, 1)], 1, "open"),
+        ([(2, 1, 3), (-2, -3, -1)], 1, "open"),
+        ([(0, 0, 0), (0, 0, 0)], 1, "open"),
+        ([(2, 1, 3)], 1, "open"),
+        ([], 1, "open"),
+    ],
+)
+def test_a_claim_is_confirmed_or_refuted_only_where_all_seeds_agree(intervals, side, word):
+    assert verdict(intervals, side) == word
+
+
+def test_a_claim_has_a_side():
+    with pytest.raises(ValueError, match=r"the side of a claim is \+1 or -1, got 0"):
+        verdict([(2, 1, 3)], 0)
 
 
 CHANGED = {

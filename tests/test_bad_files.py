@@ -45,6 +45,7 @@ Q = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.at
 PE = Q.replace("to_q.weight", "pos_encoder.pe")
 BYTES = {
     "empty": (b"", "is empty"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n", "is a pointer of Git LFS"),
     "text": (b"<!DOCTYPE html><html>Access denied</html>", "is a text file"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(200)), "is not a file of weights"),
     "code": (pickle.dumps({"state_dict": Code()}), "such as code, and was not opened"),

@@ -1,7 +1,9 @@
 """The command line: what it makes, what it says, and one line for bad input."""
 
 import warnings
+from importlib import import_module
 
+import av
 import pytest
 import torch
 from conftest import motion_for
@@ -15,6 +17,8 @@ from animatediff_ref.cli import app
 from animatediff_ref.cli.animate import _weighed
 from animatediff_ref.mini import files as mini
 from recipes.common.card import seal
+
+DOCTOR = import_module("animatediff_ref.cli.doctor")  # the module, which its function hides
 
 
 def invoke(*words: object):
@@ -159,6 +163,20 @@ def test_doctor():
         "all is well",
     ):
         assert word in done.output
+
+
+@pytest.mark.parametrize(
+    "broken, said",
+    [
+        ((DOCTOR, "requires", lambda name: ["torch>=2", "no-such-thing>=1"]), "pip install no-such-thing"),
+        ((av, "codecs_available", {"vp9"}), "PyAV cannot write H.264"),
+    ],
+)
+def test_doctor_says_what_to_install(monkeypatch, broken, said):
+    monkeypatch.setattr(*broken)
+    done = invoke("doctor")
+    assert done.exit_code == 2 and said in done.output and "MISSING" in done.output
+    assert "all is well" not in done.output
 
 
 def test_inspect_and_convert(tmp_path):

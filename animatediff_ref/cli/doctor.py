@@ -1,41 +1,52 @@
 """``animatediff-ref doctor``: is everything there, and is it what it should be?"""
 
-import importlib.metadata
 import platform
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import typer
 
 import animatediff_ref as ar
 from animatediff_ref.cli.errors import plain_errors
 
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "einops",
-    "av",
-    "numpy",
-    "pillow",
-)
-
 
 def doctor() -> None:
-    """Print versions, device, video codecs, and what is wrong with the mini world's files, if anything."""
+    """Print versions, device, video codecs, and what is missing or wrong, if anything."""
+    typer.echo(f"animatediff-ref {ar.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    with plain_errors():
+        _check_packages()
+        _check_machine()
+        _check_world()
+    typer.echo("all is well")
+
+
+def _check_packages() -> None:
+    """``ValueError`` unless all is installed that the package's own metadata asks for."""
+    asked = [line for line in requires("animatediff-ref") or [] if "extra ==" not in line]
+    found = {name: _version(name) for line in asked if (name := re.split(r"[^\w.-]", line)[0])}
+    typer.echo("packages: " + ", ".join(f"{name} {there or 'MISSING'}" for name, there in found.items()))
+    if missing := [name for name, there in found.items() if not there]:
+        raise ValueError(f"not everything is installed: pip install {' '.join(missing)}")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _check_machine() -> None:
+    """``ValueError`` if no videos can be written."""
     import av
     import torch
 
-    typer.echo(f"animatediff-ref {ar.__version__}, Python {platform.python_version()}, {platform.platform()}")
-    typer.echo("packages: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     typer.echo(f"device: {ar.best_device()} ({name})")
     codec = "yes" if "libx264" in av.codecs_available else "MISSING: pip install --upgrade av"
     typer.echo(f"ffmpeg: {av.ffmpeg_version_info}, inside PyAV {av.__version__}; writes H.264: {codec}")
-    with plain_errors():
-        _check_world()
-    typer.echo("all is well")
+    if codec != "yes":
+        raise ValueError("PyAV cannot write H.264, which .mp4 files need: pip install --upgrade av")
 
 
 def _check_world() -> None:

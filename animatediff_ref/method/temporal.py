@@ -78,8 +78,9 @@ class TemporalAttention(nn.Module):
 class TemporalConvolution(nn.Module):
     """What the paper's ablation (section 5.3) puts in place of an attention: a convolution over neighbouring frames.
 
-    It takes and returns the frames of each pixel, ``(n, f, c)``. It has exactly as many parameters: three frames of weights cost as much as the projections to q, k and v. It knows
-    the order of frames by itself, so it has no positions; but what lies two frames apart meets only in the next layer.
+    It takes and returns the frames of each pixel, ``(n, f, c)``. It has exactly as many parameters: three frames of
+    weights cost as much as the projections to q, k and v. It knows the order of frames by itself, so it has no
+    positions; but what lies two frames apart meets only in the next layer.
     """
 
     def __init__(self, channels: int):

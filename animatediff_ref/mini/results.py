@@ -1,8 +1,11 @@
-"""Tables of what was measured in the mini world, with the cards that say how."""
+"""Tables of what was measured in the mini world, with the cards that say how, and what they say about a claim."""
 
 import csv
 import json
+from collections.abc import Iterable
 from hashlib import sha256
+
+import numpy as np
 
 from animatediff_ref.mini.files import data_folder
 
@@ -33,6 +36,32 @@ def read_results(name: str) -> tuple[list[dict[str, str | float | None]], dict]:
             for row in rows:
                 row[key] = float(row[key]) if row[key] else None
     return rows, card
+
+
+def column(rows: list[dict], measure: str, **where) -> np.ndarray:
+    """A measure in the rows that say ``where``, in their order, float (n,). ``ValueError`` if there are no such rows."""
+    kept = [row[measure] for row in rows if all(row[name] == value for name, value in where.items())]
+    if not kept:
+        raise ValueError(f"no row says {where}")
+    return np.array(kept, float)
+
+
+def verdict(intervals: Iterable[tuple[float, float, float]], side: int) -> str:
+    """What the seeds of an experiment say about a claim, in one word.
+
+    ``intervals`` holds a difference for each seed, as ``bootstrap`` returns it: value, low, high. ``side`` is +1 if the
+    claim says that it lies above zero, -1 for below. ``"confirmed"`` if every interval lies on that side, ``"refuted"``
+    if every one lies on the other, and otherwise ``"open"``. One seed alone leaves it open. ``ValueError`` for a side
+    that is neither.
+    """
+    if side not in (1, -1):
+        raise ValueError(f"the side of a claim is +1 or -1, got {side!r}")
+    bounds = [sorted((side * low, side * high)) for _, low, high in intervals]
+    if len(bounds) < 2:
+        return "open"
+    if all(low > 0 for low, _ in bounds):
+        return "confirmed"
+    return "refuted" if all(high < 0 for _, high in bounds) else "open"
 
 
 def _is_number(text: str) -> bool:

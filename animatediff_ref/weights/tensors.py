@@ -269,6 +269,8 @@ def _description(head: bytes, error: Exception) -> str:
     """What a file that cannot be read seems to be, from its first bytes and the error that they caused."""
     if not head:
         return "is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, which 'git lfs pull' replaces by the file"
     if isinstance(error, UnpicklingError) and ("GLOBAL" in str(error) or head.startswith(b"\x80")):
         return "is a pickle that holds more than plain tensors, such as code, and was not opened further"
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
