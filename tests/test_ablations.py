@@ -267,6 +267,15 @@ def test_arms_of_motion_loras_differ_in_rank_or_in_clips_and_fewer_clips_are_amo
 
 
 def test_what_is_copied_is_told_from_what_is_not(monkeypatch, clip):
-    features = [ar.image_features(scores.judge(), picture) for picture in (clip, 255 - clip)]
-    monkeypatch.setattr(motion_lora, "known", lambda: features)
+    seen = {motion_lora.LEARNT: clip, motion_lora.UNSEEN: 255 - clip}
+    monkeypatch.setattr(motion_lora, "known", lambda kind: ar.image_features(scores.judge(), seen[kind]))
     assert motion_lora.copied(clip) > 1 > -1 > motion_lora.copied(255 - clip)
+
+
+def test_controls_of_motion_loras_are_things_that_all_arms_or_none_have_learnt_from():
+    learnt, unseen = (motion_lora.things(kind) for kind in (motion_lora.LEARNT, motion_lora.UNSEEN))
+    fewest = [motion_lora.reference()[i] for i in motion_lora.order()[: min(motion_lora.COUNTS)]]
+    assert learnt == fewest and len(unseen) >= motion_lora.COMMON
+    assert not [thing for thing in unseen if thing in motion_lora.reference()]
+    asked = {prompt.split(", ")[0] for prompt in motion_lora.prompts()}
+    assert not asked & {thing["phrase"] for thing in [*learnt, *unseen]}

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,24 @@ def killed(stage: str, videos: Path, out: Path, step: int) -> None:
     for record in ar.run_stage(stage, settings(stage, videos, out)):
         if record.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def table_of(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table of a page that has this in its first row."""
+    lines = page.partition(f"| {heading} |")[2].splitlines()[2:]
+    rows = lines[: next(i for i, line in enumerate(lines) if not line.startswith("|"))]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_page_on_own_videos_has_the_settings_as_they_are(tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "book" / "own_videos.md").read_text(encoding="utf-8")
+    (defaults := tmp_path / "empty.toml").touch()
+    told = {row[0].strip("`"): row[1].strip("`").replace("none", "") for row in table_of(page, "setting")}
+    assert told.keys() == {field.name for field in fields(ar.RunConfig)}
+    assert ar.read_config("motion", defaults, told) == ar.RunConfig()
+    changes = {row[0].strip("`"): dict(re.findall(r"`(\w+)` ([^,]+)", row[1])) for row in table_of(page, "stage")}
+    for stage in STAGES:
+        assert ar.read_config(stage, defaults, changes["all"] | changes[stage]) == ar.read_config(stage, "sd15")
 
 
 @pytest.mark.parametrize("stage", SOURCES)

@@ -3,6 +3,7 @@
     python -m recipes.ablate.motion_lora [--device cuda] [--cameras zoom_in]
 
 Measured are the way of the camera on each axis, as of the cameras that ship, and whether the reference clips are copied.
+Controls are clips without a MotionLoRA, and real ones: reference clips themselves, and clips that no arm has seen.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ ARMS = [(rank, COUNTS[-1]) for rank in RANKS] + [(RANKS[-1], count) for count in
 SEEDS = range(sized(2, toy=1))
 STEPS, BATCH = sized(200, toy=2), sized(2, toy=1)
 COMMON = 5  # reference clips that every arm has learnt from: are they copied?
-WITHOUT = "without"  # a MotionLoRA: the control
+WITHOUT, LEARNT, UNSEEN = "without", "reference clips", "unseen clips"  # the controls
 BUDGET = {"steps": STEPS, "clips a step": BATCH, "frames": FRAMES, "steps of sampling": SAMPLING, "seed of clips": 0}
 
 
@@ -79,15 +80,22 @@ def inflated(device: str, camera: str, rank: int, clips: int, seed: int):
     return pipe, motion
 
 
-@cache
-def known() -> tuple[np.ndarray, np.ndarray]:
-    """Features of frames that every arm has learnt from, and of frames that no arm has seen and no prompt asks for."""
+def things(kind: str) -> list[dict]:
+    """Those of reference clips that every arm has learnt from; or of clips that no arm has seen and no prompt asks for."""
     learnt, asked = reference(), [prompt.split(", ")[0] for prompt in prompts()]
-    others = [row for row in moving() if row not in learnt and row["phrase"] not in asked]
-    return tuple(
-        np.concatenate([ar.image_features(judge(), world.resized(clean(row["code"]).clip[:FRAMES:4])) for row in part])
-        for part in ([learnt[i] for i in order()[:COMMON]], others or learnt)
-    )
+    if kind == LEARNT:
+        return [learnt[i] for i in order()[:COMMON]]
+    return [row for row in moving() if row not in learnt and row["phrase"] not in asked] or learnt
+
+
+def film(thing: dict) -> np.ndarray:
+    return world.resized(clean(thing["code"]).clip[:FRAMES])
+
+
+@cache
+def known(kind: str) -> np.ndarray:
+    """Features of some frames of their clips."""
+    return np.concatenate([ar.image_features(judge(), film(thing)[::4]) for thing in things(kind)])
 
 
 def copied(clip: np.ndarray) -> float:
@@ -96,25 +104,29 @@ def copied(clip: np.ndarray) -> float:
     The two are of other things, so 0 means nothing: what counts is the difference from the control without a camera.
     """
     found = ar.image_features(judge(), clip)
-    mine, others = known()
-    return 100 * float((found @ mine.T).mean() - (found @ others.T).mean())
+    return 100 * float((found @ known(LEARNT).T).mean() - (found @ known(UNSEEN).T).mean())
 
 
 def measured(device: str, camera: str, rank: int, clips: int, seed: int, prompt: str) -> dict[str, float]:
     """Of a clip: the way on each axis, in shares of a usual move; whether a camera is seen; copied frames."""
+    if camera in (LEARNT, UNSEEN):
+        return read(film(next(thing for thing in things(camera) if thing["phrase"] == prompt)))
     pipe, motion = inflated(device, camera, rank, clips, seed)
     ar.inject(pipe.unet, motion, FRAMES)
     clip = ar.animate(pipe, prompt, seed=0, num_inference_steps=SAMPLING)
     if (number := prompts().index(prompt)) < SHOWN:
         (RESULTS / "clips").mkdir(parents=True, exist_ok=True)
         ar.write_clip(clip, RESULTS / "clips" / f"lora-{camera}-{rank}-{clips}-{seed}-{number}.mp4", crf=14)
+    return read(clip)
+
+
+def read(clip: np.ndarray) -> dict[str, float]:
     found = ar.estimate_camera(clip, whole=True)
     ways = {axis: float(np.nan_to_num(found.total[axis] / AMOUNTS[axis])) for axis in AXES}
     return ways | {"seen": int(found.seen), "copied": copied(clip)}
 
 
 def arms(cameras: Iterable[str]) -> Iterator[dict]:
-    yield {"camera": WITHOUT, "rank": 0, "clips": 0, "seed": 0}
     for camera in cameras:
         for seed in SEEDS:
             for rank, clips in ARMS:
@@ -122,7 +134,11 @@ def arms(cameras: Iterable[str]) -> Iterator[dict]:
 
 
 def tables(device: str, cameras: Iterable[str] = CAMERAS) -> list[Table]:
-    cells = [arm | {"prompt": prompt} for arm in arms(cameras) for prompt in prompts()]
+    none = {"rank": 0, "clips": 0, "seed": 0}
+    real = [(kind, thing["phrase"]) for kind in (LEARNT, UNSEEN) for thing in things(kind)[:COMMON]]
+    cells = [{"camera": kind} | none | {"prompt": phrase} for kind, phrase in real]
+    generated = [{"camera": WITHOUT} | none, *arms(cameras)]
+    cells += [arm | {"prompt": prompt} for arm in generated for prompt in prompts()]
     weights = [*WEIGHTS, MINI / "motion_module.safetensors"]
     return [Table("motion_lora", cells, partial(measured, device), weights, BUDGET | {"prompts": len(prompts())})]
 
@@ -131,7 +147,7 @@ def main() -> None:
     ask = arguments()
     ask.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS), help="only these")
     args = ask.parse_args()
-    print(f"{len(list(arms(args.cameras))) - 1} trainings of {STEPS} steps of {BATCH} clips", flush=True)
+    print(f"{len(list(arms(args.cameras)))} trainings of {STEPS} steps of {BATCH} clips", flush=True)
     for table in tables(args.device, args.cameras):
         fill(table, __file__, args.device)
 
