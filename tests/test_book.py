@@ -39,6 +39,8 @@ PAGES = (
     "09_motion_lora",
     "10_composing",
     "13_adapter_scale",
+    "14_motion_module",
+    "own_videos",
     "pipelines",
     "files",
     "troubleshooting",
@@ -53,6 +55,7 @@ CLIPS = {
     "09_motion_lora": 12,
     "10_composing": 3,
     "13_adapter_scale": 5,
+    "14_motion_module": 15,
 }  # at least
 FORMULAS = {
     "05_temporal_transformer": 4,
