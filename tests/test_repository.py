@@ -2,9 +2,11 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -81,6 +83,14 @@ def imported(path: Path) -> set[str]:
 
 def module(path: Path) -> str:
     return path.relative_to(ROOT / "animatediff_ref").with_suffix("").as_posix().replace("/", ".")
+
+
+def test_labels_of_exercises_and_figures_are_there_once():
+    """Two of a name are an error only when the whole book has been built."""
+    pages = [*(ROOT / "book" / "_src").glob("*.md"), *(ROOT / "book").glob("*.md")]
+    label = re.compile(r"^(?::label:|:name:|    name:) (\S+)", re.MULTILINE)
+    found = Counter(name for page in pages for name in label.findall(page.read_text(encoding="utf-8")))
+    assert len(found) > 40 and [name for name, times in found.items() if times > 1] == []
 
 
 def test_imports_run_one_way():
