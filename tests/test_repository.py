@@ -88,7 +88,7 @@ def module(path: Path) -> str:
 def test_labels_of_exercises_and_figures_are_there_once():
     """Two of a name are an error only when the whole book has been built."""
     pages = [*(ROOT / "book" / "_src").glob("*.md"), *(ROOT / "book").glob("*.md")]
-    label = re.compile(r"^(?::label:|:name:|    name:) (\S+)", re.MULTILINE)
+    label = re.compile(r"^(?::label:|:name:|    name:) ((?:ex|fig)-\S+)", re.MULTILINE)
     found = Counter(name for page in pages for name in label.findall(page.read_text(encoding="utf-8")))
     assert len(found) > 40 and [name for name, times in found.items() if times > 1] == []
 
