@@ -21,6 +21,7 @@ from recipes.measure import describe
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
+import book_tweaks  # noqa: E402
 import fresh_cache  # noqa: E402
 
 CONTRACT = [
@@ -91,6 +92,18 @@ def test_labels_of_exercises_and_figures_are_there_once():
     label = re.compile(r"^(?::label:|:name:|    name:) ((?:ex|fig)-\S+)", re.MULTILINE)
     found = Counter(name for page in pages for name in label.findall(page.read_text(encoding="utf-8")))
     assert len(found) > 40 and [name for name, times in found.items() if times > 1] == []
+
+
+def test_printed_lines_are_not_broken_where_they_arrive_in_pieces():
+    pieces = [
+        ("stdout", "a line, "),
+        ("stderr", "a warning"),
+        ("stdout", "one piece\n"),
+        ("stdout", "  another line\n"),
+    ]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    joined = {output["name"]: output["text"] for output in book_tweaks.join_streams(outputs)}
+    assert joined == {"stdout": "a line, one piece\n  another line\n", "stderr": "a warning\n"}
 
 
 def test_imports_run_one_way():

@@ -1,5 +1,22 @@
 """Small mends to Jupyter Book's pages."""
 
+from myst_nb.core import render
+from myst_nb.core.utils import coalesce_streams
+
+
+def join_streams(outputs):
+    """What a cell prints arrives in pieces, which may end within a line; myst-nb would break the line there."""
+    joined, streams = [], {}
+    for output in outputs:
+        name = output["name"] if output["output_type"] == "stream" else None
+        if name in streams:
+            streams[name]["text"] += output["text"]
+            continue
+        joined.append(output)
+        if name:
+            streams[name] = output
+    return coalesce_streams(joined)
+
 
 def drop_repeated_scripts(app, pagename, templatename, context, doctree):
     """sphinx-thebe adds one inline script twice, which makes every page log a SyntaxError."""
@@ -20,6 +37,7 @@ def list_bibliography(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Called by Sphinx."""
+    render.coalesce_streams = join_streams
     app.connect("html-page-context", list_bibliography)
     app.connect("html-page-context", drop_repeated_scripts, priority=990)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
