@@ -23,7 +23,8 @@ def doctor() -> None:
 def _check_packages() -> None:
     """``ValueError`` unless all is installed that the package's own metadata asks for."""
     asked = [line for line in requires("animatediff-ref") or [] if "extra ==" not in line]
-    found = {name: _version(name) for line in asked if (name := re.split(r"[^\w.-]", line)[0])}
+    names = [re.match(r"[\w.-]+", line)[0] for line in asked]
+    found = {name: _version(name) for name in names}
     typer.echo("packages: " + ", ".join(f"{name} {there or 'MISSING'}" for name, there in found.items()))
     if missing := [name for name, there in found.items() if not there]:
         raise ValueError(f"not everything is installed: pip install {' '.join(missing)}")
@@ -43,9 +44,10 @@ def _check_machine() -> None:
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     typer.echo(f"device: {ar.best_device()} ({name})")
-    codec = "yes" if "libx264" in av.codecs_available else "MISSING: pip install --upgrade av"
+    writes = "libx264" in av.codecs_available
+    codec = "yes" if writes else "MISSING: pip install --upgrade av"
     typer.echo(f"ffmpeg: {av.ffmpeg_version_info}, inside PyAV {av.__version__}; writes H.264: {codec}")
-    if codec != "yes":
+    if not writes:
         raise ValueError("PyAV cannot write H.264, which .mp4 files need: pip install --upgrade av")
 
 

@@ -92,6 +92,10 @@ def shipped_files() -> list[Path]:
     ]
 
 
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git left in place of a large one
+IS_LFS_POINTER = "is a pointer of Git LFS, which 'git lfs pull' replaces by the file"
+
+
 def fault_of(path: Path) -> str:
     """What is wrong with a file on the face of it; empty if nothing is."""
     if not path.exists():
@@ -99,8 +103,8 @@ def fault_of(path: Path) -> str:
     if path.suffix != ".safetensors":
         return ""
     with path.open("rb") as file:
-        if file.read(64).startswith(b"version https://git-lfs"):
-            return "is a pointer of Git LFS, which 'git lfs pull' replaces by the file"
+        if file.read(64).startswith(LFS_POINTER):
+            return IS_LFS_POINTER
     try:
         with safe_open(path, "pt"):
             return ""

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from animatediff_ref.mini.files import IS_LFS_POINTER, LFS_POINTER
 from animatediff_ref.weights.names import WRAPPER
 
 WRITTEN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the numbers in files that are written here
@@ -269,8 +270,8 @@ def _description(head: bytes, error: Exception) -> str:
     """What a file that cannot be read seems to be, from its first bytes and the error that they caused."""
     if not head:
         return "is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, which 'git lfs pull' replaces by the file"
+    if head.startswith(LFS_POINTER):
+        return IS_LFS_POINTER
     if isinstance(error, UnpicklingError) and ("GLOBAL" in str(error) or head.startswith(b"\x80")):
         return "is a pickle that holds more than plain tensors, such as code, and was not opened further"
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
