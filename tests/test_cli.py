@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import animatediff_ref as ar
 from animatediff_ref.cli import app
-from animatediff_ref.cli.animate import _weighed
+from animatediff_ref.cli.animate import _camera, _weighed
 from animatediff_ref.mini import files as mini
 from recipes.common.card import seal
 
@@ -69,8 +69,57 @@ def test_animate_with_cameras(tmp_path):
     assert len(set(made)) == len(asked)
 
 
-def test_the_weight_of_a_camera():
-    assert _weighed("zoom_in") == ("zoom_in", 1.0) and _weighed("pan_left=-0.5") == ("pan_left", -0.5)
+def test_a_lora_from_a_file_is_as_good_as_a_style_of_the_mini_world(tmp_path):
+    """Alone, at half its weight, and beside another one."""
+    blob, flat = (mini.data_folder() / mini.STYLES[name].file for name in ("blob", "flat"))
+    asked = {
+        "none": [],
+        "style": ["--style", "blob"],
+        "lora": ["--lora", blob],
+        "half": ["--lora", f"{blob}=0.5"],
+        "both": ["--style", "flat", "--lora", blob],
+        "again": ["--lora", flat, "--lora", blob],
+    }
+    made = {}
+    for name, words in asked.items():
+        options = [
+            "--prompt",
+            "a fox",
+            "--out",
+            tmp_path / f"{name}.mp4",
+            "--frames",
+            2,
+            "--steps",
+            2,
+            "--device",
+            "cpu",
+        ]
+        done = invoke("animate", *options, *words)
+        assert done.exit_code == 0, done.output
+        made[name] = ar.read_clip(tmp_path / f"{name}.mp4").tobytes()
+    assert made["lora"] == made["style"] and made["again"] == made["both"]
+    assert len({made[name] for name in ("none", "lora", "half", "both")}) == 4
+
+
+def test_animate_in_a_size_and_a_dtype_and_away_from_a_prompt(tmp_path):
+    made = []
+    for number, words in enumerate(((), ("--dtype", "bfloat16"), ("--negative-prompt", "a beach"), ("--height", 48))):
+        out = tmp_path / f"{number}.mp4"
+        options = ["--prompt", "a fox", "--out", out, "--frames", 2, "--steps", 2, "--device", "cpu"]
+        done = invoke("animate", *options, *words)
+        assert done.exit_code == 0, done.output
+        assert ("bfloat16 on cpu" if "bfloat16" in words else "float32 on cpu") in done.output
+        assert f"2 frames of 64x{48 if '--height' in words else 64} at" in done.output
+        made.append(ar.read_clip(out).tobytes())
+    assert len(set(made)) == 4
+
+
+def test_the_weight_of_a_camera_or_a_lora(tmp_path):
+    assert _camera("zoom_in") == ("zoom_in", 1.0) and _camera("pan_left=-0.5") == ("pan_left", -0.5)
+    named_so = tmp_path / "a=b.safetensors"
+    named_so.touch()
+    assert _weighed(str(named_so)) == (str(named_so), 1.0)
+    assert _weighed(f"{named_so}=2") == (str(named_so), 2.0)
 
 
 def test_animate_speaks_of_no_schedule_that_it_has_no_option_for(tmp_path):
@@ -94,6 +143,9 @@ def test_animate_speaks_of_no_schedule_that_it_has_no_option_for(tmp_path):
         (("--motion", "absent.ckpt"), "there is no file absent.ckpt"),
         (("--camera", "dolly"), "roll_anticlockwise; got 'dolly'"),
         (("--camera", "zoom_in=much"), "a number, as in zoom_in=0.5, got 'zoom_in=much'"),
+        (("--lora", "absent.safetensors"), "there is no file absent.safetensors"),
+        (("--lora", mini.data_folder() / mini.SHIPPED["MotionLoRA"]["zoom_in"]), "a LoRA of an image model is needed"),
+        (("--height", 30), "divisible by 8"),
         (("--base", "absent.safetensors"), "no base model at absent.safetensors"),
         (("--device", "abacus"), "no device 'abacus' here"),
         (("--out", "clip.avi"), "one of .mp4, .gif, .webp, got 'clip.avi'"),
