@@ -9,23 +9,25 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test pages units browser lint format notebooks bench parity world ablations clean FORCE
+.PHONY: book test pages units smoke browser lint format notebooks bench parity world ablations clean FORCE
 
 book: notebooks
 	@$(MAKE) --no-print-directory $(BUILT)
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
-# The build runs every page at normal size, checks and all. Then come the tests of the built pages, and the notebooks again at
-# smoke size. Beside all that run the tests of the code. Each side takes half of the cores.
+# Two at a time, each with half of the cores: the build, which runs every page at normal size, checks and all, and the tests
+# of the built pages; the tests of the code; and the notebooks again, at smoke size.
 test: $(STAMP) lint browser
-	@OMP_NUM_THREADS=$(HALF) $(MAKE) --no-print-directory -j2 pages units
+	@OMP_NUM_THREADS=$(HALF) $(MAKE) --no-print-directory -j2 pages units smoke
 
 pages: $(BUILT)
 	$(PYTEST) tests/test_book.py $(CHOSEN)
-	ANIMATEDIFF_REF_RUN=$${ANIMATEDIFF_REF_RUN:-smoke} $(PYTEST) book $(CHOSEN)
 
 units: $(STAMP)
 	$(PYTEST) tests --ignore tests/test_book.py $(CHOSEN)
+
+smoke: $(STAMP)
+	ANIMATEDIFF_REF_RUN=$${ANIMATEDIFF_REF_RUN:-smoke} $(PYTEST) book $(CHOSEN)
 
 HALF   := $(shell expr $$(getconf _NPROCESSORS_ONLN) / 2 \| 1)
 PYTEST := $(BIN)/python -m pytest

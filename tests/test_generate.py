@@ -304,11 +304,11 @@ def half_input(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():
-    """Sixty steps on a hundred clips lower the held-out denoising error of the frozen base by more than 5 %."""
+    """Forty steps on fifty clips lower the held-out denoising error of the frozen base by more than 5 %."""
     torch.manual_seed(0)
     pipe = ar.load_base("mini")
     listed = ar.list_clips(ar.data_folder() / "clips.csv", ar.data_folder() / "clips")
-    train, held_out = (ar.encode_clips(pipe, part, num_frames=16) for part in (listed[1:200:2], listed[0:48:4]))
+    train, held_out = (ar.encode_clips(pipe, part, num_frames=16) for part in (listed[1:200:4], listed[0:48:4]))
     ar.load_domain_adapter(pipe.unet, "mini")
 
     def error() -> float:
@@ -322,9 +322,9 @@ def test_training_from_zero_beats_the_frozen_base_on_held_out_clips():
 
     frozen = error()
     motion = ar.MotionModule(ar.MotionConfig(norm_groups=16), pipe.unet)
-    plan = ar.TrainConfig(steps=60, batch_size=2, learning_rate=2e-3, warmup=5, anneal=True, autocast=True, seed=0)
+    plan = ar.TrainConfig(steps=40, batch_size=2, learning_rate=2e-3, warmup=5, anneal=True, autocast=True, seed=0)
     losses = [record.loss for record in ar.train_motion_module(pipe.unet, motion, train, plan)]
-    assert len(losses) == 60
+    assert len(losses) == 40
     learnt = error()
     print(f"held-out error: frozen {frozen:.4f}, after {plan.steps} steps {learnt:.4f}")
     assert learnt < 0.95 * frozen
