@@ -41,6 +41,7 @@ PAGES = (
     "13_adapter_scale",
     "14_motion_module",
     "own_videos",
+    "interface",
     "pipelines",
     "files",
     "troubleshooting",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from dataclasses import fields
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import book_tweaks  # noqa: E402
+import dataclass_fields  # noqa: E402
 import fresh_cache  # noqa: E402
 
 CONTRACT = [
@@ -141,6 +143,18 @@ def lines_of_code(node: ast.AST, text: str) -> int:
     first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(text.splitlines()))
     lines = enumerate(text.splitlines()[first - 1 : last], first)
     return sum(1 for n, line in lines if n not in docs and line.strip() and not line.strip().startswith("#"))
+
+
+def test_the_interface_page_has_every_public_name():
+    page = (ROOT / "book" / "interface.md").read_text()
+    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.M)) == ar.__all__
+
+
+def test_the_interface_page_lists_the_fields_of_dataclasses_with_their_comments():
+    lines = ["What it is."]
+    dataclass_fields.list_fields(None, "class", "", ar.TrainConfig, None, lines)
+    assert "- ``batch_size: int = 4``: clips in a step; frames in stage 1" in lines and "- ``seed: int = 42``" in lines
+    assert len(lines) == 1 + len(fields(ar.TrainConfig)) + 1
 
 
 def test_the_method_is_an_evenings_read():

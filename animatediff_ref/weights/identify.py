@@ -69,7 +69,7 @@ class FileInfo:
     """What ``inspect_file`` found; ``str()`` of it is a short report."""
 
     path: Path
-    kind: str  # a key of ADVICE
+    kind: str  # "motion module", "MotionLoRA" and so on
     format: str = ""  # whose names the tensors have: "official", "diffusers" or "kohya"
     config: MotionConfig | None = None  # of a motion module
     num_frames: int | None = None  # of a motion module, where its file says
