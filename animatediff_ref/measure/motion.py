@@ -28,7 +28,7 @@ def motion_amount(clip: np.ndarray, mask: np.ndarray | None = None) -> float:
 def flicker(clip: np.ndarray) -> float:
     """How much of a clip's change goes back and forth: mean absolute second over mean absolute first difference.
 
-    About 0 for a steady fade, :math:`\\sqrt{3}` = 1.73 for independent noise, 2 for frames that alternate; the mini
+    About 0 for a steady fade, :math:`\\sqrt{3}` = 1.73 for independent normal noise, 2 for frames that alternate; the mini
     world's real clips have about 1.5. It tells flicker from motion, which ``motion_amount`` does not, and says nothing
     of how much there is of either. A frozen clip scores 0. ``ValueError`` for what is no clip of at least three frames.
     """
