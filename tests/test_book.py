@@ -40,7 +40,9 @@ PAGES = (
     "10_composing",
     "13_adapter_scale",
     "14_motion_module",
+    "15_motion_lora_size",
     "own_videos",
+    "paper_map",
     "interface",
     "pipelines",
     "files",
@@ -57,6 +59,7 @@ CLIPS = {
     "10_composing": 3,
     "13_adapter_scale": 5,
     "14_motion_module": 15,
+    "15_motion_lora_size": 18,
 }  # at least
 FORMULAS = {
     "05_temporal_transformer": 4,
