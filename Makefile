@@ -9,19 +9,23 @@ export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test pages units smoke browser lint format notebooks bench parity world ablations clean FORCE
+.PHONY: book test pages code units smoke browser lint format notebooks bench parity world ablations clean FORCE
 
 book: notebooks
 	@$(MAKE) --no-print-directory $(BUILT)
 	@echo "the book: $(CURDIR)/$(PAGE)"
 
-# Two at a time, each with half of the cores: the build, which runs every page at normal size, checks and all, and the tests
-# of the built pages; the tests of the code; and the notebooks again, at smoke size.
+# Side by side, each with half of the cores: the build, which runs every page at normal size, checks and all, and then the
+# tests of the built pages; and the tests of the code, and then the notebooks again, at smoke size.
 test: $(STAMP) lint browser
-	@OMP_NUM_THREADS=$(HALF) $(MAKE) --no-print-directory -j2 pages units smoke
+	@OMP_NUM_THREADS=$(HALF) $(MAKE) --no-print-directory -j2 pages code
 
 pages: $(BUILT)
 	$(PYTEST) tests/test_book.py $(CHOSEN)
+
+code: $(STAMP)
+	@$(MAKE) --no-print-directory units
+	@$(MAKE) --no-print-directory smoke
 
 units: $(STAMP)
 	$(PYTEST) tests --ignore tests/test_book.py $(CHOSEN)
