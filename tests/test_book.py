@@ -43,7 +43,6 @@ PAGES = (
     "15_motion_lora_size",
     "own_videos",
     "paper_map",
-    "interface",
     "pipelines",
     "files",
     "troubleshooting",
