@@ -43,6 +43,7 @@ PAGES = (
     "15_motion_lora_size",
     "own_videos",
     "paper_map",
+    "interface",
     "pipelines",
     "files",
     "troubleshooting",

@@ -145,7 +145,12 @@ def lines_of_code(node: ast.AST, text: str) -> int:
     return sum(1 for n, line in lines if n not in docs and line.strip() and not line.strip().startswith("#"))
 
 
-def test_documentation_lists_the_fields_of_dataclasses_with_their_comments():
+def test_the_interface_page_has_every_public_name():
+    page = (ROOT / "book" / "interface.md").read_text()
+    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.M)) == ar.__all__
+
+
+def test_the_interface_page_lists_the_fields_of_dataclasses_with_their_comments():
     lines = ["What it is."]
     dataclass_fields.list_fields(None, "class", "", ar.TrainConfig, None, lines)
     assert "- ``batch_size: int = 4``: clips in a step; frames in stage 1" in lines and "- ``seed: int = 42``" in lines

@@ -11,6 +11,9 @@ import animatediff_ref as ar
 from animatediff_ref.cli.errors import plain_errors
 from animatediff_ref.mini.files import MOVES
 
+LORA = "file of a LoRA that personalises the base, FILE=0.8 to weigh it; may come several times"
+CAMERA = "zoom_in, pan_left ... or a MotionLoRA's file, zoom_in=0.5 to weigh it; may come several times"
+
 
 class Dtype(StrEnum):
     """What the numbers of weights and pictures are while a clip is made."""
@@ -25,17 +28,9 @@ def animate(
     out: Annotated[Path, typer.Option(help="file to write: .mp4, .gif or .webp")],
     base: Annotated[str, typer.Option(help="mini, a pipeline folder, a .safetensors file or a hub id")] = "mini",
     style: Annotated[str | None, typer.Option(help="a personalised style of the mini world")] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(help="file of a LoRA that personalises the base, FILE=0.8 to weigh it; may come several times"),
-    ] = None,
+    lora: Annotated[list[str] | None, typer.Option(help=LORA)] = None,
     motion: Annotated[str, typer.Option(help="mini, or a motion module's file")] = "mini",
-    camera: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="zoom_in, pan_left ... or a MotionLoRA's file, zoom_in=0.5 to weigh it; may come several times"
-        ),
-    ] = None,
+    camera: Annotated[list[str] | None, typer.Option(help=CAMERA)] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what the clip should not show")] = None,
     frames: Annotated[int, typer.Option(help="frames in the clip")] = 16,
     width: Annotated[int | None, typer.Option(min=8, help="of a frame; by default as the base was trained")] = None,
@@ -49,25 +44,18 @@ def animate(
 ) -> None:
     """Make a clip of a prompt."""
     with plain_errors():
-        import torch
-
         from animatediff_ref.clips.video import check_suffix
 
         check_suffix(out).parent.mkdir(parents=True, exist_ok=True)
-        pipe = ar.load_base(base, style=style, dtype=getattr(torch, dtype.value))
-        _personalise(pipe.to(_device(device or ar.best_device())), lora or [])
-        guidance = ar.default_guidance(pipe) if guidance is None else guidance
+        pipe = _image_model(base, style, lora or [], device or ar.best_device(), dtype)
         ar.inject(pipe.unet, module := ar.load_motion_module(motion), frames)
         for number, (path, weight) in enumerate(map(_camera, camera or [])):
             ar.load_motion_lora(module, path, f"camera_{number}", weight)
+        guidance = ar.default_guidance(pipe) if guidance is None else guidance
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor  # diffusers wants both lengths, or takes neither
-        options = {"width": width or side, "height": height or side, "negative_prompt": negative_prompt}
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", ar.UnknownWordsWarning)
-            options |= {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance, "schedule": "official"}
-            clip = ar.animate(pipe, prompt, **options)
-        for warning in said:
-            typer.echo(f"warning: {warning.message}", err=True)
+        options = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance, "schedule": "official"}
+        options |= {"width": width or side, "height": height or side, "negative_prompt": negative_prompt}
+        clip = _told(pipe, prompt, options)
         ar.write_clip(clip, out, fps)
     size = f"{len(clip)} frames of {clip.shape[2]}x{clip.shape[1]} at {fps} fps"
     loras, cameras = (", ".join(words or ["none"]) for words in (lora, camera))
@@ -76,16 +64,35 @@ def animate(
     typer.echo(f"{out}: {size} | {made_by} | {how}")
 
 
+def _told(pipe, prompt: str, options: dict):
+    """The clip; words that the base was never taught are told on the way."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ar.UnknownWordsWarning)
+        clip = ar.animate(pipe, prompt, **options)
+    for warning in said:
+        typer.echo(f"warning: {warning.message}", err=True)
+    return clip
+
+
+def _image_model(base: str, style: str | None, loras: list[str], device: str, dtype: Dtype):
+    """The pipeline, personalised, on its device."""
+    import torch
+
+    pipe = ar.load_base(base, style=style, dtype=getattr(torch, dtype.value)).to(_device(device))
+    _personalise(pipe, loras)
+    return pipe
+
+
 def _personalise(pipe, loras: list[str]) -> None:
     """Add LoRAs to a pipeline, beside the one that a style may have."""
-    names, weights = list(pipe.get_active_adapters()), [1.0] * len(pipe.get_active_adapters())
+    weights = dict.fromkeys(pipe.get_active_adapters(), 1.0)
     for number, (path, weight) in enumerate(map(_weighed, loras)):
         if (info := ar.inspect_file(path)).kind not in ("style LoRA", "domain adapter"):
             raise info.refusal("LoRA of an image model")
         pipe.load_lora_weights(str(info.path.parent), weight_name=info.path.name, adapter_name=f"lora_{number}")
-        names, weights = [*names, f"lora_{number}"], [*weights, weight]
+        weights[f"lora_{number}"] = weight
     if loras:
-        pipe.set_adapters(names, weights)
+        pipe.set_adapters(list(weights), list(weights.values()))
 
 
 def _camera(words: str) -> tuple[str, float]:
