@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import motion_for, run, tiny_unet
+from einops import rearrange
 
 import animatediff_ref as ar
+from animatediff_ref.method.temporal import TemporalBlock
 from animatediff_ref.mini.results import column, verdict
 from recipes.ablate import adapter, bench, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
@@ -279,3 +281,23 @@ def test_controls_of_motion_loras_are_things_that_all_arms_or_none_have_learnt_f
     assert not [thing for thing in unseen if thing in motion_lora.reference()]
     asked = {prompt.split(", ")[0] for prompt in motion_lora.prompts()}
     assert not asked & {thing["phrase"] for thing in [*learnt, *unseen]}
+
+
+def test_heads_begin_with_the_frame_they_are_told():
+    """Whatever the frames show: six heads look most at a neighbour, and the others at all frames alike."""
+    torch.manual_seed(0)
+    block = TemporalBlock(ar.MotionConfig(), 48)
+    norm, attention = block.norms[0], block.attention_blocks[0]
+    before = attention.to_q.weight.clone()
+    stages.begin_at(norm, attention, stages.STARTS)
+    x = attention.pos_encoder(norm(torch.randn(64, 16, 48)))
+    q, k = (rearrange(to(x), "n f (a d) -> n a f d", a=8) for to in (attention.to_q, attention.to_k))
+    looks = (q @ k.transpose(-1, -2) / 6**0.5).softmax(-1).mean(0)
+    for head, n in enumerate(stages.STARTS):
+        rows = slice(6 * head, 6 * head + 6)
+        assert (n is None) == torch.equal(attention.to_q.weight[rows], before[rows])
+        if n:
+            inside = range(1, 15)
+            assert all(looks[head, i].argmax() == i + n and looks[head, i, i + n] > 0.5 for i in inside)
+        else:
+            assert looks[head].max() < 0.2
