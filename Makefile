@@ -1,4 +1,4 @@
-# make book   sets up and builds the rendered book          make test   sets up and passes everything
+# make book   sets up and builds the rendered book          make test   sets up and runs all tests
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin

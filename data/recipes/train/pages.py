@@ -25,7 +25,7 @@ PAGES = {
     "emojione": Page(
         "EmojiOne",
         "Flat colours with crisp two-tone shading, from the second EmojiOne set. A LoRA on the UNet's attentions and "
-        "convolutions, trained on every concept that the set draws.",
+        "convolutions, trained on 101 drawings over the eight backgrounds.",
         ("a fox, meadow", "a rocket, night sky", "a birthday cake, white background", "a snail, desert"),
         "EmojiOne 2.3, the EmojiOne project",
         "CC BY 4.0",
