@@ -153,7 +153,7 @@ def test_a_claim_has_a_side():
 CHANGED = {
     "budget": lambda table: table._replace(budget={"steps": 6}),
     "weights": lambda table: table.weights[0].write_bytes(b"another base") and table,
-    "code": lambda table: table,
+    "code": lambda table: table._replace(cells=[*table.cells, {"arm": "d", "seed": 0}]),
 }
 SAID = {
     "budget": "budget steps was 5, is 6",
@@ -170,6 +170,14 @@ def test_rows_of_something_else_are_refused_and_the_difference_is_shown(table, m
     with pytest.raises(ValueError, match=SAID[what]):
         fill(CHANGED[what](table), __file__, "cpu")
     assert len(table.measure.asked) == 4
+
+
+def test_a_whole_table_outlives_its_code(table, monkeypatch):
+    fill(table, __file__, "cpu")
+    card = table.path.with_suffix(".json").read_text()
+    monkeypatch.setattr(bench, "ROOMS", [])
+    fill(table, __file__, "cpu")
+    assert len(table.measure.asked) == 4 and table.path.with_suffix(".json").read_text() == card
 
 
 def test_results_that_are_not_what_their_card_says_are_not_read(table):

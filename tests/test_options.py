@@ -320,6 +320,13 @@ def test_several_adapters_take_one_clip_each():
             ar.animate(pipe, "a penguin", image=wrong, **options)
 
 
+def test_one_length_is_enough():
+    """diffusers leaves out both where one is missing."""
+    pipe = animated()
+    for one, whole in (({"height": 24}, (24, 16)), ({"width": 24}, (16, 24)), ({"width": 24, "height": 8}, (8, 24))):
+        assert ar.animate(pipe, "a penguin", **one, **STEPS).shape[1:3] == whole
+
+
 def test_image_prompts_of_every_form():
     pipe, film = image_prompts(), a_clip()
     ar.inject(pipe.unet, motion_for(pipe.unet, num_frames=FRAMES))
@@ -342,6 +349,7 @@ def test_image_prompts_of_every_form():
         (pictures, r"such as uint8 \(f, h, w, 3\), for each of this pipeline's 1 IP-Adapters, in a list; got 4"),
         (features[:3], r"needs a tensor .* got \(3, 3, 16, 16\)"),
         ((features * 100).to(torch.uint8), "ip_adapter_image as a tensor is float; got torch.uint8"),
+        (torch.from_numpy(film / 255).movedim(-1, 1).float(), "these numbers from 0 to 1 are pixels"),
         (film[:3], r"a clip of 4 frames, .* got shape \(3, 16, 16, 3\)"),
     ):
         with pytest.raises(ValueError, match=said):

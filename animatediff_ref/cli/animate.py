@@ -52,9 +52,8 @@ def animate(
         for number, (path, weight) in enumerate(map(_camera, camera or [])):
             ar.load_motion_lora(module, path, f"camera_{number}", weight)
         guidance = ar.default_guidance(pipe) if guidance is None else guidance
-        side = pipe.unet.config.sample_size * pipe.vae_scale_factor  # diffusers wants both lengths, or takes neither
         options = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance, "schedule": "official"}
-        options |= {"width": width or side, "height": height or side, "negative_prompt": negative_prompt}
+        options |= {"width": width, "height": height, "negative_prompt": negative_prompt}
         clip = _told(pipe, prompt, options)
         ar.write_clip(clip, out, fps)
     size = f"{len(clip)} frames of {clip.shape[2]}x{clip.shape[1]} at {fps} fps"

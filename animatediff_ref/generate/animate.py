@@ -67,7 +67,7 @@ def animate(
       tensor (f, c, h, w), scaled, or (n, f, c, h, w), as ``decode_latents`` takes the frames of one clip.
     - ``options`` go to the pipeline: ``image``, ``strength``, ``callback_on_step_end`` ... ``as_rows`` lists which
       pictures, clips and masks they may be, and each frame gets its own. Several ControlNets or adapters take a list, a
-      clip for each. ``latents`` are the noise of every frame, (f, c, h, w).
+      clip for each. ``latents`` are the noise of every frame, (f, c, h, w). Of ``height`` and ``width`` one is enough.
     - ``ip_adapter_image``: likewise where it is an array or a tensor. A list is, as in diffusers, one entry for each
       IP-Adapter; one that is itself a list is no clip: every frame gets all the pictures in it.
 

@@ -116,8 +116,19 @@ def options_by_row(pipe, options: dict, clips: int, frames: int) -> Iterator[dic
     and one that is given ``clip_skip`` finds the norm that it needs.
     """
     rows = {name: _option_by_row(pipe, name, option, clips, frames) for name, option in options.items()}
+    rows |= _whole_size(pipe, options)
     with _skipping(pipe, options.get("clip_skip")), _image_prompts_by_row(pipe, options.get("ip_adapter_image")):
         yield rows
+
+
+def _whole_size(pipe, options: dict) -> dict[str, int]:
+    """The width and height of a picture of which one is given: diffusers takes both or neither."""
+    given = {name: options[name] for name in ("height", "width") if options.get(name) is not None}
+    if len(given) != 1:
+        return {}
+    side = pipe.unet.config.sample_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return {"height": height * pipe.vae_scale_factor, "width": width * pipe.vae_scale_factor} | given
 
 
 @contextmanager

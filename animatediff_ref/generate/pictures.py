@@ -86,6 +86,11 @@ def _tensors_by_row(tensor: torch.Tensor, clips: int, frames: int, name: str) ->
             f"got {tuple(tensor.shape)}"
         )
     has_any_range = rows.shape[1] == 4 or name == "ip_adapter_image"  # latents, and what a feature extractor made
+    if name == "ip_adapter_image" and rows.is_floating_point() and rows.min() >= 0 and rows.max() <= 1:
+        raise ValueError(
+            "ip_adapter_image as a tensor is what a feature extractor made, with a mean of about 0; these numbers from 0 to "
+            "1 are pixels, which it has not seen: give a PIL image or uint8 (h, w, 3)"
+        )
     if not rows.is_floating_point() or not (has_any_range or rows.abs().max() <= 1):
         raise ValueError(
             f"{name} as a tensor is float{'' if has_any_range else ' from 0 to 1 or from -1 to 1'}; "

@@ -4,7 +4,8 @@
 
 A table is a CSV with one row for each finished cell, and a card beside it: how it was made, of which weights, at which
 budget. Rows that were made of other weights, by other code or at another budget are not mixed with new ones; nor are
-trainings in ``runs/`` taken for those of another.
+trainings in ``runs/`` taken for those of another. A table that is whole stays, whatever became of the code: its card
+names the commit.
 """
 
 import csv
@@ -26,6 +27,7 @@ ROOMS = [ROOT / "animatediff_ref" / room for room in ("method", "training", "cli
 SHARED = [ROOT / "data/recipes" / f"{name}.py" for name in ("ablate/arms", "ablate/scores", "measure/motion")]
 MEASURING = [JUDGE / "model.safetensors", DATA / "watermark.png", DATA / "concepts.csv"]
 SAME = ("weights", "budget", "code")  # for all rows of a table
+LASTING = ("weights", "budget")  # for a table that is whole
 
 
 class Table(NamedTuple):
@@ -44,13 +46,16 @@ class Table(NamedTuple):
 
 def fill(table: Table, recipe: str, device: str) -> None:
     """Measure the cells that are missing; each row is written at once, and the card after it."""
-    told = identity(table, recipe)
-    check_same(table.path.with_suffix(".json"), told, table.path)
-    check_same(RUNS / "ablate" / f"{table.name}.json", told, RUNS / "ablate")
+    told, card = identity(table, recipe), table.path.with_suffix(".json")
+    check_same(card, told, table.path, LASTING)
     rows = finished(table.path)
     done = {tuple(row[name] for name in table.cells[0]) for row in rows}
     todo = [cell for cell in table.cells if tuple(map(str, cell.values())) not in done]
     print(f"{table.path.name}: {len(todo)} of {len(table.cells)} cells to do", flush=True)
+    if not todo:
+        return
+    check_same(card, told, table.path)
+    check_same(RUNS / "ablate" / f"{table.name}.json", told, RUNS / "ablate")
     write_aside(RUNS / "ablate" / f"{table.name}.json", json.dumps(told))
     for cell in todo:
         made = cell | rounded(table.measure(**cell))
@@ -66,11 +71,11 @@ def identity(table: Table, recipe: str) -> dict:
     return {"weights": weights, "budget": table.budget, "code": code}
 
 
-def check_same(card: Path, told: dict, made: Path) -> None:
+def check_same(card: Path, told: dict, made: Path, what: tuple[str, ...] = SAME) -> None:
     """``ValueError`` with the difference if a card is there and tells of something else than ``told``."""
     if card.exists():
         before = json.loads(card.read_text())
-        if changed := differences({key: before.get(key) for key in SAME}, {key: told.get(key) for key in SAME}):
+        if changed := differences({key: before.get(key) for key in what}, {key: told.get(key) for key in what}):
             raise ValueError(f"{made} is of something else: {'; '.join(changed)}. Move it away to begin anew")
 
 
