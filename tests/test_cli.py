@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import animatediff_ref as ar
 from animatediff_ref.cli import app
 from animatediff_ref.cli.animate import _camera, _weighed
+from animatediff_ref.method.adapters import add_domain_adapter
 from animatediff_ref.mini import files as mini
 from recipes.common.card import seal
 
@@ -112,6 +113,20 @@ def test_animate_in_a_size_and_a_dtype_and_away_from_a_prompt(tmp_path):
         assert f"2 frames of 64x{48 if '--height' in words else 64} at" in done.output
         made.append(ar.read_clip(out).tobytes())
     assert len(set(made)) == 4
+
+
+def test_an_adapter_with_published_names_is_no_style_lora_until_it_is_converted(tmp_path):
+    """diffusers loads nothing from such a file, and only logs it."""
+    pipe = ar.load_base("mini")
+    add_domain_adapter(pipe.unet, 4, False)
+    ar.save_domain_adapter(pipe.unet, file := tmp_path / "adapter.safetensors", "official")
+    advice = "as a style LoRA it needs diffusers' names: animatediff-ref convert FILE NEW --to diffusers"
+    assert advice in str(ar.inspect_file(file))
+    words = ("animate", "--prompt", "a penguin", "--frames", 2, "--steps", 1, "--out", tmp_path / "a.mp4", "--lora")
+    done = invoke(*words, file)
+    assert done.exit_code == 2 and f"diffusers finds no LoRA of this base in {file}: {advice}" in done.output
+    assert invoke("convert", file, new := tmp_path / "new.safetensors", "--to", "diffusers").exit_code == 0
+    assert "either loader takes this one" in str(ar.inspect_file(new)) and invoke(*words, new).exit_code == 0
 
 
 def test_the_weight_of_a_camera_or_a_lora(tmp_path):

@@ -269,6 +269,13 @@ def test_a_set_is_checked_before_training(clip, tmp_path, capsys):
     assert done.exit_code == 0 and "5 clips, 3 can be used with 16 frames at stride 4" in done.output
     assert "twin.mp4: shows the same as" in done.output and "1 cuts, at frames 116" in done.output
     assert "25 fps (3)" in done.output and "160x90 (2)" in done.output
+    assert "those with cuts (3) and twins (1), too" in done.output and "captions: 5 from its own name" in done.output
+    (tmp_path / "city.txt").write_text("skyscrapers from the air")
+    done = CliRunner().invoke(app, ["clips", "check", str(tmp_path), "--frames", "61", "--fps", "8"])
+    assert "captions: 4 from its own name, 1 from a .txt file" in done.output
+    assert "3 can be used" in done.output and "square.mp4: has 8 frames at 8 a second, and 61 are needed" in done.output
+    done = CliRunner().invoke(app, ["clips", "check", str(tmp_path), "--frames", "62", "--fps", "8"])
+    assert done.exit_code == 2 and "city.mp4: has 61 frames at 8 a second, and 62 are needed" in done.output
 
 
 def test_quick_motion_is_no_cut(tmp_path):
@@ -340,7 +347,7 @@ def test_lists_of_clips(clip, tmp_path):
 
 def test_lists_that_cannot_be_read(tmp_path):
     (tmp_path / "set.csv").write_text("id,caption\n1,a bird\n")
-    with pytest.raises(ValueError, match=r"lacks the columns videoid, name, or one of file_name.*; it has id, caption"):
+    with pytest.raises(ValueError, match=r"needs a column of files, one of file_name.* It has id, caption"):
         ar.list_clips(tmp_path / "set.csv")
     with pytest.raises(ValueError, match="no videos in"):
         ar.list_clips(tmp_path)

@@ -233,6 +233,8 @@ def test_settings_come_from_presets_files_and_words(tmp_path):
         ('precision = "int8"', "precision is one of float32, float16, bfloat16, got 'int8'"),
         ('camera = "fly"', "camera is one of zoom_in"),
         ("rank = 0", "rank and stride must be at least 1"),
+        ("convolutions = true", "convolutions=True is for another stage: 'camera' does not look at it"),
+        ("[data]\nclips = 'a'", "settings stand by themselves, without a [data] above them"),
         ("steps 3", "is not TOML"),
     ],
 )
@@ -244,6 +246,35 @@ def test_settings_that_cannot_be_are_named(text, said, tmp_path):
     assert said in str(error.value)
 
 
+def test_a_start_that_fails_leaves_the_folder_free(videos, tmp_path):
+    """What is wrong with the module is said before the clips are encoded, and a refused call changes no record."""
+    out = tmp_path / "run"
+    wrong = finish("adapter", settings("adapter", videos, tmp_path / "adapter")) and tmp_path / "adapter"
+    for told, said in (
+        ({"motion": str(wrong / "domain_adapter.safetensors")}, "a motion module is needed"),
+        ({"motion": str(tmp_path / "absent.ckpt")}, "there is no file"),
+        ({"num_frames": 33}, "has positions for 1 to 32 frames"),
+        ({"device": "gpu"}, "no device 'gpu' here"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            list(ar.run_stage("camera", settings("camera", videos, out, **told)))
+        assert not out.exists()
+    finish("camera", settings("camera", videos, out))
+    record = (out / "run.json").read_text()
+    with pytest.raises(ValueError, match=r"is further than steps=2: give at least 4, or another folder"):
+        finish("camera", settings("camera", videos, out, steps=2))
+    assert (out / "run.json").read_text() == record
+
+
+def test_a_run_without_a_checkpoint_may_begin_anew(videos, tmp_path):
+    begun = ar.run_stage("adapter", settings("adapter", videos, tmp_path, save_every=3))
+    assert next(begun).step == 1
+    begun.close()
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["rank"] == 4
+    finish("adapter", settings("adapter", videos, tmp_path, rank=8))
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["rank"] == 8
+
+
 def test_what_a_run_refuses_before_it_loads_anything(videos, tmp_path):
     with pytest.raises(ValueError, match="needs clips, a folder of videos or a table, and out"):
         list(ar.run_stage("motion", ar.RunConfig(clips=str(videos))))
@@ -253,7 +284,25 @@ def test_what_a_run_refuses_before_it_loads_anything(videos, tmp_path):
         ar.read_config("lora")
     with pytest.raises(ValueError, match=r"a preset \(smoke, mini, sd15\) or a .toml file, and there is no absent"):
         ar.read_config("motion", "absent")
+    with pytest.raises(ValueError, match=r"a preset .* comes before the settings, got clips=films"):
+        ar.read_config("motion", "clips=films")
+    assert ar.read_config("motion", "smoke", {"motion": "none"}).motion == ""
     assert not (tmp_path / "a").exists()
+
+
+def test_an_interrupted_command_says_where_it_stands(videos, tmp_path, monkeypatch):
+    whole = ar.run_stage
+
+    def interrupted(stage, config):
+        for record in whole(stage, config):
+            yield record
+            if record.step == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("animatediff_ref.run_stage", interrupted, raising=False)
+    done = CliRunner().invoke(app, ["train", "adapter", "smoke", f"clips={videos}", f"out={tmp_path}"])
+    assert done.exit_code == 130 and "stopped after step 3; the same command goes on from step 2" in done.output
+    assert [path.stem for path in saved_steps(tmp_path / "checkpoints")] == ["step-00000002"]
 
 
 def test_the_command_trains_and_says_what_it_left(videos, tmp_path):
@@ -267,7 +316,8 @@ def test_the_command_trains_and_says_what_it_left(videos, tmp_path):
         (["clips"], "a setting is NAME=VALUE, got 'clips'"),
         (["stepz=3"], "is it 'steps'?"),
         ([f"clips={tmp_path / 'none'}", f"out={tmp_path}"], "no folder or table"),
-        ([f"clips={videos}", f"out={tmp_path / 'new'}", "num_frames=40"], "none of 4 clips can be used"),
+        ([f"clips={videos}", f"out={tmp_path / 'new'}", "num_frames=32", "stride=2"], "none of 4 clips can be used"),
+        (["steps=3", f"out={tmp_path / 'new'}", f"clips={videos}", "device=gpu"], "no device 'gpu' here"),
     ):
         done = CliRunner().invoke(app, ["train", "motion", "smoke", *words])
         assert done.exit_code == 2 and "Traceback" not in done.output

@@ -77,18 +77,26 @@ def _image_model(base: str, style: str | None, loras: list[str], device: str, dt
     """The pipeline, personalised, on its device."""
     import torch
 
-    pipe = ar.load_base(base, style=style, dtype=getattr(torch, dtype.value)).to(_device(device))
+    from animatediff_ref.generate.pipeline import device_named
+
+    pipe = ar.load_base(base, style=style, dtype=getattr(torch, dtype.value)).to(device_named(device))
     _personalise(pipe, loras)
     return pipe
 
 
 def _personalise(pipe, loras: list[str]) -> None:
     """Add LoRAs to a pipeline, beside the one that a style may have."""
+    from animatediff_ref.generate.pipeline import quietly
+    from animatediff_ref.weights.identify import AS_A_STYLE
+
     weights = dict.fromkeys(pipe.get_active_adapters(), 1.0)
     for number, (path, weight) in enumerate(map(_weighed, loras)):
         if (info := ar.inspect_file(path)).kind not in ("style LoRA", "domain adapter"):
             raise info.refusal("LoRA of an image model")
-        pipe.load_lora_weights(str(info.path.parent), weight_name=info.path.name, adapter_name=f"lora_{number}")
+        with quietly():  # it only warns of a file that it does not understand
+            pipe.load_lora_weights(str(info.path.parent), weight_name=info.path.name, adapter_name=f"lora_{number}")
+        if f"lora_{number}" not in getattr(pipe.unet, "peft_config", {}):
+            raise ValueError(f"diffusers finds no LoRA of this base in {path}: {AS_A_STYLE}")
         weights[f"lora_{number}"] = weight
     if loras:
         pipe.set_adapters(list(weights), list(weights.values()))
@@ -111,12 +119,3 @@ def _weighed(words: str) -> tuple[str, float]:
         return path, float(weight)
     except ValueError:
         raise ValueError(f"a weight is a number, as in zoom_in=0.5, got {words!r}") from None
-
-
-def _device(name: str):
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None

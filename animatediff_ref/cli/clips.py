@@ -21,12 +21,16 @@ def check(
     source: Annotated[str, typer.Argument(help="a folder of videos, or a .csv or .jsonl table")],
     frames: Annotated[int, typer.Option(min=1, help="frames that training needs")] = 16,
     stride: Annotated[int, typer.Option(min=1, help="every so many frames")] = 1,
+    fps: Annotated[float | None, typer.Option(min=0.01, help="first take frames by the clock, at this rate")] = None,
 ) -> None:
     """Decode every clip once and report cuts, twins, what is short or unreadable, rates, sizes and captions."""
     with plain_errors():
-        reports = ar.check_clips(ar.list_clips(source), frames, stride)
+        reports = ar.check_clips(ar.list_clips(source), frames, stride, fps)
     good = [report for report in reports if not report.fault]
     typer.echo(f"{source}: {len(reports)} clips, {len(good)} can be used with {frames} frames at stride {stride}")
+    cut, twins = (sum(bool(of(report)) for report in good) for of in (lambda r: r.cuts, lambda r: r.twin))
+    if cut or twins:
+        typer.echo(f"training takes those with cuts ({cut}) and twins ({twins}), too: take out what you do not want")
     for report in reports:
         for problem in _problems(report):
             typer.echo(f"  {report.entry.path}: {problem}")
@@ -37,7 +41,11 @@ def check(
         typer.echo(f"{name}: " + (", ".join(f"{kind} ({n})" for kind, n in kinds.most_common(8)) or "none"))
     words = sorted(len(report.entry.caption.split()) for report in reports)
     empty = sum(not report.entry.caption.strip() for report in reports)
-    typer.echo(f"captions: {words[0]} to {words[-1]} words, {words[len(words) // 2]} in the middle; {empty} empty")
+    sources = Counter(report.entry.told_by for report in reports)
+    told = ", ".join(f"{n} from {source}" for source, n in sources.most_common())
+    typer.echo(
+        f"captions: {told}; {words[0]} to {words[-1]} words, {words[len(words) // 2]} in the middle; {empty} empty"
+    )
     if not good:
         raise typer.Exit(2)
 

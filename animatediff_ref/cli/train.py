@@ -27,19 +27,35 @@ def train(
 ) -> None:
     """Train a stage on videos. The same command goes on with a run that was interrupted."""
     with plain_errors():
-        from tqdm import tqdm
-
         from animatediff_ref.training.loop import processes
 
         told = dict(_setting(words) for words in settings or [])
         plan = ar.read_config(stage.value, config, told)
-        with warnings.catch_warnings(), tqdm(total=plan.steps, desc=stage.value) as bar:
+        with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
-            for record in ar.run_stage(stage.value, plan):
-                bar.update(record.step - bar.n)
-                bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
+            _shown(ar.run_stage(stage.value, plan), stage.value, plan)
         if processes().is_main_process:
             typer.echo(str(ar.inspect_file(ar.weights_file(stage.value, plan))))
+
+
+def _shown(records, stage: str, plan) -> None:
+    """A bar of the steps; an interruption says where the run stands."""
+    from tqdm import tqdm
+
+    bar, step = None, 0
+    try:
+        for record in records:
+            bar = bar or tqdm(total=plan.steps, desc=stage, initial=record.step - 1)
+            step = record.step
+            bar.update()
+            bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
+    except KeyboardInterrupt:
+        kept = step - step % plan.save_every
+        typer.echo(f"\nstopped after step {step}; the same command goes on from step {kept}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        if bar:
+            bar.close()
 
 
 def _setting(words: str) -> tuple[str, str]:

@@ -33,10 +33,13 @@ class ClipReport:
         return self.frames / self.seconds if self.seconds else 0.0
 
 
-def check_clips(entries: Sequence[ClipEntry], num_frames: int = 16, stride: int = 1) -> list[ClipReport]:
+def check_clips(
+    entries: Sequence[ClipEntry], num_frames: int = 16, stride: int = 1, fps: float | None = None
+) -> list[ClipReport]:
     """A report for each clip, in order: every file is decoded once, and no film is held in memory.
 
-    A clip is too short if a window of ``num_frames`` frames, every ``stride``-th, does not fit. A cut is a change between
+    A clip is too short if a window of ``num_frames`` frames, every ``stride``-th, does not fit; with ``fps``, of those
+    that are taken at this rate. A cut is a change between
     two frames that is large, and large beside the clip's other changes. Twins have nearly the same first, middle and last
     frame. ``ValueError`` for an empty set.
     """
@@ -44,7 +47,7 @@ def check_clips(entries: Sequence[ClipEntry], num_frames: int = 16, stride: int 
         raise ValueError("there are no clips to check")
     reports, looks = [], []
     for entry in tqdm(entries, desc="check", unit="clip"):
-        report, look = _looked_at(entry, (num_frames - 1) * stride + 1)
+        report, look = _looked_at(entry, (num_frames - 1) * stride + 1, fps)
         same = [other for other, seen in looks if look is not None and np.abs(seen - look).mean() < TWIN]
         if same:
             report = replace(report, twin=same[0])
@@ -54,7 +57,7 @@ def check_clips(entries: Sequence[ClipEntry], num_frames: int = 16, stride: int 
     return reports
 
 
-def _looked_at(entry: ClipEntry, needed: int) -> tuple[ClipReport, np.ndarray | None]:
+def _looked_at(entry: ClipEntry, needed: int, fps: float | None) -> tuple[ClipReport, np.ndarray | None]:
     """The report of a clip, and its first, middle and last frame, small and grey."""
     small, size, end = [], (0, 0), 0.0
     try:
@@ -69,7 +72,9 @@ def _looked_at(entry: ClipEntry, needed: int) -> tuple[ClipReport, np.ndarray | 
         return ClipReport(entry, fault="has no frames"), None
     end = 0.0 if entry.path.is_dir() else end  # pictures have no clock
     clip = np.stack(small).astype(np.float32) / 255
-    short = f"has {len(small)} frames, and {needed} are needed" if len(small) < needed else ""
+    there = max(1, round(end * fps)) if fps and end else len(small)
+    rate = f" at {fps:g} a second" if fps and end else ""
+    short = f"has {there} frames{rate}, and {needed} are needed" if there < needed else ""
     return ClipReport(entry, len(small), end, size, _cuts(clip), fault=short), clip[[0, len(clip) // 2, -1]]
 
 

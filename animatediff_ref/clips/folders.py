@@ -24,6 +24,7 @@ class ClipEntry:
 
     path: Path
     caption: str
+    told_by: str = "a table"  # where the caption is from: this, "a .txt file" or "its own name"
 
 
 def list_clips(source: str | Path, folder: str | Path | None = None) -> list[ClipEntry]:
@@ -49,7 +50,7 @@ def list_clips(source: str | Path, folder: str | Path | None = None) -> list[Cli
 
 
 def _from_folder(folder: Path) -> list[ClipEntry]:
-    clips = [ClipEntry(path, _caption(path)) for path in sorted(_videos_below(folder))]
+    clips = [ClipEntry(path, *_caption(path)) for path in sorted(_videos_below(folder))]
     if not clips:
         raise ValueError(
             f"no videos in {folder}: give a folder of films ({', '.join(VIDEO_SUFFIXES)}) or of folders of frames, "
@@ -90,9 +91,10 @@ def _moves(path: Path) -> bool:
         return path.suffix.lower() in (".gif", ".webp")
 
 
-def _caption(path: Path) -> str:
+def _caption(path: Path) -> tuple[str, str]:
+    """The caption of a clip in a folder, and where it is from."""
     text = path.parent / f"{path.name if path.is_dir() else path.stem}.txt"
-    return _text(text).strip() if text.exists() else path.stem.replace("_", " ")
+    return (_text(text).strip(), "a .txt file") if text.exists() else (path.stem.replace("_", " "), "its own name")
 
 
 def _from_table(table: Path, folder: Path) -> list[ClipEntry]:
@@ -101,9 +103,11 @@ def _from_table(table: Path, folder: Path) -> list[ClipEntry]:
     file = "videoid" if webvid else _first(FILE_COLUMNS, columns)
     caption = "name" if webvid else _first(CAPTION_COLUMNS, columns)
     if not (file and caption):
+        between = " (a .csv has commas between them)" if len(columns) == 1 and set(";\t") & set(columns[0]) else ""
         raise ValueError(
-            f"{table} lacks the columns {', '.join(WEBVID_COLUMNS)}, or one of {', '.join(FILE_COLUMNS)} with one of "
-            f"{', '.join(CAPTION_COLUMNS)}; it has {', '.join(columns) or 'none'}"
+            f"{table} needs a column of files, one of {', '.join(FILE_COLUMNS)}, and one of captions, one of "
+            f"{', '.join(CAPTION_COLUMNS)}; or {' and '.join(WEBVID_COLUMNS)}, as WebVid. It has "
+            f"{', '.join(columns) or 'none'}{between}"
         )
     if not rows:
         raise ValueError(f"{table} names no clips: it has columns, but no rows below them")

@@ -34,6 +34,14 @@ def quietly() -> Iterator[None]:
                 logger.enable_progress_bar()
 
 
+def device_named(name: str) -> torch.device:
+    """A device that is there. ``ValueError`` for one that is not."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+
+
 with quietly():  # else importing it prints hints about image processors
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 

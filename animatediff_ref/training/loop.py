@@ -227,7 +227,9 @@ class _Run:
         if changed:
             raise ValueError(f"{path} belongs to a training with other settings: {'; '.join(changed)}")
         if state["step"] > self.config.steps:
-            raise ValueError(f"{path} is further than steps={self.config.steps}")
+            raise ValueError(
+                f"{path} is further than steps={self.config.steps}: give at least {state['step']}, or another folder"
+            )
         shapes = [tuple(p.shape) for p in state["parameters"]], [tuple(p.shape) for p in self.parameters]
         if shapes[0] != shapes[1]:
             raise ValueError(

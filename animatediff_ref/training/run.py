@@ -14,7 +14,7 @@ import json
 import tomllib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +24,11 @@ import torch
 from animatediff_ref.clips.camera import CAMERAS
 from animatediff_ref.clips.folders import list_clips
 from animatediff_ref.clips.latents import LatentClips, encode_clips
-from animatediff_ref.generate.pipeline import best_device, load_base, quietly
+from animatediff_ref.generate.pipeline import best_device, device_named, load_base, quietly
 from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
 from animatediff_ref.method.objective import motion_scheduler
-from animatediff_ref.training.loop import StepRecord, TrainConfig, processes
+from animatediff_ref.training.loop import StepRecord, TrainConfig, processes, saved_steps
 from animatediff_ref.training.stages import train_domain_adapter, train_motion_lora, train_motion_module
 from animatediff_ref.weights.lora import load_domain_adapter, save_domain_adapter, save_motion_lora
 from animatediff_ref.weights.motion import load_motion_module, save_motion_module
@@ -91,6 +91,12 @@ PRESETS: dict[str, dict[str, dict]] = {  # preset -> stage -> what differs from 
     },
 }  # fmt: skip
 FREE_TO_CHANGE = ("save_every", "device", "latents", "accumulation", "gradient_checkpointing")  # while a run goes on
+CAN_BE_NONE = ("motion", "adapter", "camera", "device", "latents")
+UNUSED = {  # by stage, the settings that it does not look at
+    "adapter": ("motion", "adapter", "camera"),
+    "motion": ("camera", "rank", "convolutions"),
+    "camera": ("convolutions",),
+}
 METRICS = ("step", "loss", "grad_norm", "learning_rate", "seconds", "clips_seen")
 
 
@@ -98,17 +104,23 @@ def read_config(stage: str, source: str | Path = "mini", settings: Mapping[str, 
     """The settings of a run of a stage: ``source`` is a preset's name or a .toml file; ``settings`` go over it.
 
     A file may name a preset that it changes: ``preset = "sd15"``; else it changes ``RunConfig``'s defaults.
-    ``ValueError`` for a key that does not exist, with the nearest one, and for a value of another type.
+    ``ValueError`` for a key that does not exist, with the nearest one, for a value of another type, and for a setting
+    that the stage does not look at.
     """
     if stage not in STAGES:
         raise ValueError(f"a stage is one of {', '.join(STAGES)}, got {stage!r}")
+    if "=" in str(source):
+        raise ValueError(f"a preset ({', '.join(PRESETS)}) or a .toml file comes before the settings, got {source}")
     told = {"preset": str(source)} if str(source) in PRESETS else _read_toml(Path(source))
     preset = told.pop("preset", None)
     if preset not in (None, *PRESETS):
         raise ValueError(f"a preset is one of {', '.join(PRESETS)}, got {preset!r}")
     told = {**told, **(settings or {})}
     config = RunConfig(**PRESETS[preset][stage] if preset else {})
-    return replace(config, **{name: _typed(name, value) for name, value in told.items()})
+    typed = {name: _typed(name, value) for name, value in told.items()}
+    if idle := [name for name in UNUSED[stage] if name in typed and typed[name] != getattr(RunConfig(), name)]:
+        raise ValueError(f"{idle[0]}={typed[idle[0]]} is for another stage: {stage!r} does not look at it")
+    return replace(config, **typed)
 
 
 def weights_file(stage: str, config: RunConfig) -> Path:
@@ -128,18 +140,17 @@ def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
     if stage == "camera" and not config.motion:
         raise ValueError("stage 3 needs motion: the motion module that the MotionLoRA is for")
     entries, folder = list_clips(config.clips), _folder(config)
-    with processes().main_process_first():
-        _claim(folder, stage, config)
+    _check_same_settings(folder, stage, config)
     pipe = _pipeline(stage, config)
+    motion = None if stage == "adapter" else _motion(pipe.unet, config)
     clips = _encoded(pipe, entries, stage, config)
-    with processes().main_process_first():
-        _check_same_clips(folder / "clips.txt", clips.names)
+    _check_same_clips(folder, clips.names)
     for part in (pipe.vae, pipe.text_encoder):
         part.cpu()  # their work is done
-    with torch.random.fork_rng(devices=[]):  # fresh weights depend on the seed alone
-        torch.manual_seed(config.seed % 2**63)
-        records, save = _begun(stage, pipe, clips, config)
-    yield from _logged(records, folder / "metrics.csv") if processes().is_main_process else records
+    with _seeded(config):
+        records, save = _begun(stage, pipe, motion, clips, config)
+    told = {"stage": stage, **_plain(config)}
+    yield from _recorded(records, folder, told, clips.names) if processes().is_main_process else records
     if processes().is_main_process:
         save()
     processes().wait_for_everyone()
@@ -157,11 +168,17 @@ def _read_toml(path: Path) -> dict:
 def _typed(name: str, value: object) -> object:
     """A value as the field ``name`` has it. ``ValueError`` for an unknown name, and for a value of another type."""
     types = {field.name: field.type for field in fields(RunConfig)}
+    if isinstance(value, dict):
+        raise ValueError(f"settings stand by themselves, without a [{name}] above them")
+    if name == "preset":
+        raise ValueError(f"a preset comes before the settings, as in: train motion {value} clips=my_videos")
     if name not in types:
         near = difflib.get_close_matches(name, types, 1)
         helps = f": is it {near[0]!r}?" if near else f" among {', '.join(types)}"
         raise ValueError(f"there is no setting {name!r}{helps}")
     wanted = type(getattr(RunConfig(), name))
+    if value == "none" and name in CAN_BE_NONE:
+        return ""
     try:
         if isinstance(value, str) and wanted is not str:  # as words of a command line are
             value = {"true": True, "false": False}[value.lower()] if wanted is bool else _number(value, wanted)
@@ -187,18 +204,16 @@ def _folder(config: RunConfig) -> Path:
     return Path(config.out).expanduser()
 
 
-def _claim(folder: Path, stage: str, config: RunConfig) -> None:
-    """Write ``run.json``; first check that the run that is there, if there is one, is this one."""
+def _begun_in(folder: Path) -> bool:
+    """Whether a folder holds a run that has come to its first checkpoint; one that has not may begin anew."""
+    return bool(saved_steps(folder / "checkpoints") or list(folder.glob("*.safetensors")))
+
+
+def _check_same_settings(folder: Path, stage: str, config: RunConfig) -> None:
+    """``ValueError`` with the difference if a run with other settings has begun in a folder."""
     file, told = folder / "run.json", {"stage": stage, **_plain(config)}
-    if file.exists():
-        _check_same_settings(file, told, config)
-    if processes().is_main_process:
-        versions = {name: version(name) for name in ("animatediff-ref", "torch", "diffusers", "transformers", "peft")}
-        with written_aside(file) as aside:
-            aside.write_text(json.dumps({"config": told, "versions": versions}, indent=1) + "\n")
-
-
-def _check_same_settings(file: Path, told: dict, config: RunConfig) -> None:
+    if not (file.exists() and _begun_in(folder)):
+        return
     try:
         saved = _plain(RunConfig()) | json.loads(file.read_text())["config"]  # settings that are new have their default
     except (ValueError, KeyError, TypeError) as error:
@@ -207,22 +222,22 @@ def _check_same_settings(file: Path, told: dict, config: RunConfig) -> None:
     changed = [name for name in told if name not in free and saved.get(name) != told[name]]
     if changed:
         shown = "; ".join(f"{name} was {saved.get(name)!r} and is now {told[name]!r}" for name in changed)
-        raise ValueError(f"{file.parent} holds a run with other settings: {shown}. Give those it has, or another out")
+        raise ValueError(f"{folder} holds a run with other settings: {shown}. Give those it has, or another out")
 
 
-def _check_same_clips(file: Path, names: Sequence[str]) -> None:
-    """Write which clips a run learns from; first check that they are those of the run that is there."""
-    before = file.read_text(encoding="utf-8").split("\n") if file.exists() else list(names)
+def _check_same_clips(folder: Path, names: Sequence[str]) -> None:
+    """``ValueError`` with the difference if a run on other clips, by their names, has begun in a folder."""
+    file = folder / "clips.txt"
+    if not (file.exists() and _begun_in(folder)):
+        return
+    before = file.read_text(encoding="utf-8").split("\n")
     if before != list(names):
         new, gone = set(names) - set(before), set(before) - set(names)
         some = ", ".join(sorted(new | gone)[:4])
         raise ValueError(
-            f"{file.parent} holds a run on other clips: {len(new)} are new and {len(gone)} are gone ({some}). "
+            f"{folder} holds a run on other clips: {len(new)} are new and {len(gone)} are gone ({some}). "
             "Give the same clips, or another out"
         )
-    if processes().is_main_process:
-        with written_aside(file) as aside:
-            aside.write_text("\n".join(names), encoding="utf-8")
 
 
 def _plain(config: RunConfig) -> dict:
@@ -233,7 +248,8 @@ def _plain(config: RunConfig) -> dict:
 def _pipeline(stage: str, config: RunConfig):
     """The frozen base on its device, with its adapter; the VAE and the text encoder stay in float32."""
     alone = processes().num_processes == 1
-    pipe = load_base(config.base).to((config.device or best_device()) if alone else processes().device)
+    device = device_named(config.device or best_device()) if alone else processes().device
+    pipe = load_base(config.base).to(device)
     with quietly():  # diffusers warns of a cast whatever it is
         pipe.unet.to(PRECISIONS[config.precision])
     if config.adapter and stage != "adapter":
@@ -260,15 +276,31 @@ def _encoded(pipe, entries: list, stage: str, config: RunConfig) -> LatentClips:
     return encode_clips(pipe, entries, **options)
 
 
-def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
+@contextmanager
+def _seeded(config: RunConfig) -> Iterator[None]:
+    """Let fresh weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed % 2**63)
+        yield
+
+
+def _motion(unet, config: RunConfig) -> MotionModule:
+    """The motion module that is told, or a fresh one of the newest published kind, v3, with places for all frames."""
+    with _seeded(config):
+        fresh = replace(MotionConfig.v3(), norm_groups=unet.config.norm_num_groups)
+        motion = load_motion_module(config.motion) if config.motion else MotionModule(fresh, unet)
+    motion.num_frames = config.num_frames
+    return motion
+
+
+def _begun(stage: str, pipe, motion: MotionModule | None, clips: LatentClips, config: RunConfig):
     """The records of a stage, and how to write what it has learnt."""
-    unet, file, checkpoints = pipe.unet, weights_file(stage, config), Path(config.out) / "checkpoints"
+    unet, file, checkpoints = pipe.unet, weights_file(stage, config), _folder(config) / "checkpoints"
     shared = {"scheduler": motion_scheduler(pipe.scheduler), "checkpoints": checkpoints}
     if stage == "adapter":
         own = {"rank": config.rank, "convolutions": config.convolutions}
         records = train_domain_adapter(unet, clips, config, **own, **shared)
         return records, lambda: save_domain_adapter(unet, file, "diffusers" if config.convolutions else "official")
-    motion = load_motion_module(config.motion) if config.motion else _fresh(unet)
     if stage == "motion":
         records = train_motion_module(unet, motion, clips, config, **shared)
         return records, lambda: save_motion_module(motion, file)
@@ -277,26 +309,39 @@ def _begun(stage: str, pipe, clips: LatentClips, config: RunConfig):
     return records, lambda: save_motion_lora(motion, file, name)
 
 
-def _fresh(unet) -> MotionModule:
-    """A motion module of the newest published kind, v3."""
-    return MotionModule(replace(MotionConfig.v3(), norm_groups=unet.config.norm_num_groups), unet)
-
-
-def _logged(records: Iterable[StepRecord], file: Path) -> Iterator[StepRecord]:
-    """Append a row for each record to a CSV; rows of steps that are done again are taken out first."""
-    begun = False
-    for record in records:
+def _recorded(records: Iterable[StepRecord], folder: Path, told: dict, names: Sequence[str]) -> Iterator[StepRecord]:
+    """With the first record, write what the run is; with each, append a row to the metrics."""
+    file = folder / "metrics.csv"
+    for number, record in enumerate(records):
         times = {f"error_{i + 1}": error for i, error in enumerate(record.error_by_time)}
         row = {name: getattr(record, name) for name in METRICS} | times
-        if not begun:
-            kept, begun = _rows_before(record.step, file), True
-            with written_aside(file) as aside, open(aside, "w", newline="") as table:
-                writer = csv.DictWriter(table, row, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(kept)
+        if number == 0:
+            _write_settings(folder, told, names)
+            _begin_table(file, row)
         with open(file, "a", newline="") as table:
             csv.DictWriter(table, row).writerow(row)
         yield record
+
+
+def _write_settings(folder: Path, told: dict, names: Sequence[str]) -> None:
+    """``run.json`` and ``clips.txt``."""
+    versions = {name: version(name) for name in ("animatediff-ref", "torch", "diffusers", "transformers", "peft")}
+    texts = {
+        "run.json": json.dumps({"config": told, "versions": versions}, indent=1) + "\n",
+        "clips.txt": "\n".join(names),
+    }
+    for name, text in texts.items():
+        with written_aside(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def _begin_table(file: Path, row: dict) -> None:
+    """A CSV of metrics with the rows of the steps before this one; rows of steps that are done again are taken out."""
+    kept = _rows_before(row["step"], file)
+    with written_aside(file) as aside, open(aside, "w", newline="") as table:
+        writer = csv.DictWriter(table, row, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
 
 
 def _rows_before(step: int, file: Path) -> list[dict]:

@@ -223,6 +223,9 @@ def widths_of(motion: dict[str, torch.Tensor]) -> dict[str, int]:
     return {place: len(tensor) for place, tensor in norms.items()}
 
 
+AS_A_STYLE = "as a style LoRA it needs diffusers' names: animatediff-ref convert FILE NEW --to diffusers"
+
+
 def _lora_info(info: FileInfo, weights: Weights, pairs: dict[str, LowRank]) -> FileInfo:
     temporal = [layer for layer in pairs if ".motion_modules." in layer]
     spatial = [layer for layer in pairs if ".attn1." in layer or ".attn2." in layer]
@@ -242,7 +245,9 @@ def _lora_info(info: FileInfo, weights: Weights, pairs: dict[str, LowRank]) -> F
     if any("motion_modules" in name for name in weights.tensors):
         return replace(info, kind="unread LoRA", notes=(reason or "it changes the image model, too", *info.notes))
     if like_adapter:
-        note = "a domain adapter and a style LoRA of the same layers look alike; either loader takes this one"
+        note = "a domain adapter and a style LoRA of the same layers look alike"
+        bare = info.format == "official" and not any(name.startswith("unet.") for name in weights.tensors)
+        note += f"; {AS_A_STYLE}" if bare else "; either loader takes this one"
         written_as = weights.metadata.get("kind")
         by_format = not written_as and info.format != "diffusers" and not convolutions
         is_adapter = written_as == "domain_adapter" or by_format
