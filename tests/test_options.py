@@ -210,7 +210,6 @@ def test_a_run_trains_with_what_the_base_predicts(monkeypatch, stage, name, tmp_
         "load_base",
         lambda _: pipeline(StableDiffusionPipeline, scheduler=PNDMScheduler(prediction_type="v_prediction")),
     )
-    monkeypatch.setattr(run, "load_motion_module", lambda _: None)
     ar.write_clip(np.zeros((4, 32, 32, 3), np.uint8), tmp_path / "films" / "a.mp4")
     told = {"clips": tmp_path / "films", "out": tmp_path / "run", "camera": "zoom_in" if stage == "camera" else ""}
     with pytest.raises(Reached):
