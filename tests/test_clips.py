@@ -276,6 +276,15 @@ def test_a_set_is_checked_before_training(clip, tmp_path, capsys):
     assert "3 can be used" in done.output and "square.mp4: has 8 frames at 8 a second, and 61 are needed" in done.output
     done = CliRunner().invoke(app, ["clips", "check", str(tmp_path), "--frames", "62", "--fps", "8"])
     assert done.exit_code == 2 and "city.mp4: has 61 frames at 8 a second, and 62 are needed" in done.output
+    for rate in (3, 7.9, 8, 12.5, 30):  # as many as training then finds
+        there = len(ar.read_clip(CITY, fps=rate))
+        for needed, fault in ((there, ""), (there + 1, f"has {there} frames at {rate:g} a second, and")):
+            (report,) = ar.check_clips([ar.ClipEntry(CITY, "")], needed, fps=rate)
+            assert report.fault.startswith(fault) and bool(report.fault) == bool(fault)
+    for number in range(16):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    (report,) = ar.check_clips([ar.ClipEntry(tmp_path, "")], 4, fps=8)
+    assert "no clock" in report.fault
 
 
 def test_quick_motion_is_no_cut(tmp_path):

@@ -301,8 +301,17 @@ def test_an_interrupted_command_says_where_it_stands(videos, tmp_path, monkeypat
 
     monkeypatch.setattr("animatediff_ref.run_stage", interrupted, raising=False)
     done = CliRunner().invoke(app, ["train", "adapter", "smoke", f"clips={videos}", f"out={tmp_path}"])
-    assert done.exit_code == 130 and "stopped after step 3; the same command goes on from step 2" in done.output
+    assert done.exit_code == 130 and "stopped after step 3; the same command goes on from step-00000002" in done.output
     assert [path.stem for path in saved_steps(tmp_path / "checkpoints")] == ["step-00000002"]
+
+    def interrupted_at_once(stage, config):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("animatediff_ref.run_stage", interrupted_at_once, raising=False)
+    for out, said in ((tmp_path, "goes on from step-00000002"), (tmp_path / "new", "begins anew")):
+        done = CliRunner().invoke(app, ["train", "adapter", "smoke", f"clips={videos}", f"out={out}"])
+        assert done.exit_code == 130 and f"stopped; the same command {said}" in done.output
 
 
 def test_the_command_trains_and_says_what_it_left(videos, tmp_path):

@@ -95,8 +95,9 @@ def _personalise(pipe, loras: list[str]) -> None:
             raise info.refusal("LoRA of an image model")
         with quietly():  # it only warns of a file that it does not understand
             pipe.load_lora_weights(str(info.path.parent), weight_name=info.path.name, adapter_name=f"lora_{number}")
-        if f"lora_{number}" not in getattr(pipe.unet, "peft_config", {}):
-            raise ValueError(f"diffusers finds no LoRA of this base in {path}: {AS_A_STYLE}")
+        if not any(f"lora_{number}" in names for names in pipe.get_list_adapters().values()):
+            advice = f": {AS_A_STYLE}" if info.format == "official" else ""
+            raise ValueError(f"diffusers finds no LoRA of this base in {path}{advice}")
         weights[f"lora_{number}"] = weight
     if loras:
         pipe.set_adapters(list(weights), list(weights.values()))

@@ -27,7 +27,8 @@ def check(
     with plain_errors():
         reports = ar.check_clips(ar.list_clips(source), frames, stride, fps)
     good = [report for report in reports if not report.fault]
-    typer.echo(f"{source}: {len(reports)} clips, {len(good)} can be used with {frames} frames at stride {stride}")
+    how = f"{frames} frames at stride {stride}" + (f" and {fps:g} a second" if fps else "")
+    typer.echo(f"{source}: {len(reports)} clips, {len(good)} can be used with {how}")
     cut, twins = (sum(bool(of(report)) for report in good) for of in (lambda r: r.cuts, lambda r: r.twin))
     if cut or twins:
         typer.echo(f"training takes those with cuts ({cut}) and twins ({twins}), too: take out what you do not want")

@@ -2,6 +2,7 @@
 
 import warnings
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +43,8 @@ def _shown(records, stage: str, plan) -> None:
     """A bar of the steps; an interruption says where the run stands."""
     from tqdm import tqdm
 
+    from animatediff_ref.training.loop import saved_steps
+
     bar, step = None, 0
     try:
         for record in records:
@@ -50,8 +53,9 @@ def _shown(records, stage: str, plan) -> None:
             bar.update()
             bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
     except KeyboardInterrupt:
-        kept = step - step % plan.save_every
-        typer.echo(f"\nstopped after step {step}; the same command goes on from step {kept}", err=True)
+        kept = saved_steps(Path(plan.out).expanduser() / "checkpoints")
+        where = f"goes on from {kept[-1].stem}" if kept else "begins anew"
+        typer.echo(f"\nstopped{f' after step {step}' if step else ''}; the same command {where}", err=True)
         raise typer.Exit(130) from None
     finally:
         if bar:

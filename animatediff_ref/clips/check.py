@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from animatediff_ref.clips.folders import ClipEntry
-from animatediff_ref.clips.video import NO_FILM, played
+from animatediff_ref.clips.video import NO_FILM, count_at_rate, played
 
 SIDE = 32  # pixels of the small pictures that are compared
 CUT = 0.12  # mean change of brightness, of 1, from which a change may be a cut: several times that of quick motion
@@ -39,9 +39,8 @@ def check_clips(
     """A report for each clip, in order: every file is decoded once, and no film is held in memory.
 
     A clip is too short if a window of ``num_frames`` frames, every ``stride``-th, does not fit; with ``fps``, of those
-    that are taken at this rate. A cut is a change between
-    two frames that is large, and large beside the clip's other changes. Twins have nearly the same first, middle and last
-    frame. ``ValueError`` for an empty set.
+    that are taken at this rate. A cut is a change between two frames that is large, and large beside the clip's other
+    changes. Twins have nearly the same first, middle and last frame. ``ValueError`` for an empty set.
     """
     if not entries:
         raise ValueError("there are no clips to check")
@@ -72,9 +71,10 @@ def _looked_at(entry: ClipEntry, needed: int, fps: float | None) -> tuple[ClipRe
         return ClipReport(entry, fault="has no frames"), None
     end = 0.0 if entry.path.is_dir() else end  # pictures have no clock
     clip = np.stack(small).astype(np.float32) / 255
-    there = max(1, round(end * fps)) if fps and end else len(small)
-    rate = f" at {fps:g} a second" if fps and end else ""
+    there, rate = (count_at_rate(end, fps), f" at {fps:g} a second") if fps else (len(small), "")
     short = f"has {there} frames{rate}, and {needed} are needed" if there < needed else ""
+    if fps and not end:
+        short = "is a folder of pictures, which have no clock: leave fps out"
     return ClipReport(entry, len(small), end, size, _cuts(clip), fault=short), clip[[0, len(clip) // 2, -1]]
 
 

@@ -4,6 +4,7 @@ Frames are what a player shows: turned and mirrored as the file says, with squar
 for WebM, whose transparency FFmpeg leaves out).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -203,9 +204,17 @@ def _on_white(picture: Image.Image) -> np.ndarray:
     return np.asarray(ground.convert("RGB"))
 
 
+EARLY = 0.1  # of a frame, by which one may come early: clocks of files round, that of a GIF to 0.01 s
+
+
+def count_at_rate(seconds: float, fps: float) -> int:
+    """How many frames ``read_clip`` takes at a rate from a film of so many seconds."""
+    return math.ceil(seconds * fps - EARLY)
+
+
 def _at_rate(frames: Iterator[Shown], fps: float) -> Iterator[Shown]:
     """The frames that are shown at 0, 1 / fps, 2 / fps ... seconds."""
-    count, shown, early = 0, None, 0.1 / fps  # clocks of files round, that of a GIF to 0.01 s
+    count, shown, early = 0, None, EARLY / fps
     for frame in frames:
         while shown and count / fps < frame.start - early:
             yield shown

@@ -109,7 +109,7 @@ def read_config(stage: str, source: str | Path = "mini", settings: Mapping[str, 
     """
     if stage not in STAGES:
         raise ValueError(f"a stage is one of {', '.join(STAGES)}, got {stage!r}")
-    if "=" in str(source):
+    if "=" in str(source) and not Path(source).is_file():
         raise ValueError(f"a preset ({', '.join(PRESETS)}) or a .toml file comes before the settings, got {source}")
     told = {"preset": str(source)} if str(source) in PRESETS else _read_toml(Path(source))
     preset = told.pop("preset", None)
@@ -148,7 +148,7 @@ def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
     for part in (pipe.vae, pipe.text_encoder):
         part.cpu()  # their work is done
     with _seeded(config):
-        records, save = _begun(stage, pipe, motion, clips, config)
+        records, save = _training(stage, pipe, motion, clips, config)
     told = {"stage": stage, **_plain(config)}
     yield from _recorded(records, folder, told, clips.names) if processes().is_main_process else records
     if processes().is_main_process:
@@ -204,7 +204,7 @@ def _folder(config: RunConfig) -> Path:
     return Path(config.out).expanduser()
 
 
-def _begun_in(folder: Path) -> bool:
+def _holds_a_run(folder: Path) -> bool:
     """Whether a folder holds a run that has come to its first checkpoint; one that has not may begin anew."""
     return bool(saved_steps(folder / "checkpoints") or list(folder.glob("*.safetensors")))
 
@@ -212,7 +212,7 @@ def _begun_in(folder: Path) -> bool:
 def _check_same_settings(folder: Path, stage: str, config: RunConfig) -> None:
     """``ValueError`` with the difference if a run with other settings has begun in a folder."""
     file, told = folder / "run.json", {"stage": stage, **_plain(config)}
-    if not (file.exists() and _begun_in(folder)):
+    if not (file.exists() and _holds_a_run(folder)):
         return
     try:
         saved = _plain(RunConfig()) | json.loads(file.read_text())["config"]  # settings that are new have their default
@@ -228,7 +228,7 @@ def _check_same_settings(folder: Path, stage: str, config: RunConfig) -> None:
 def _check_same_clips(folder: Path, names: Sequence[str]) -> None:
     """``ValueError`` with the difference if a run on other clips, by their names, has begun in a folder."""
     file = folder / "clips.txt"
-    if not (file.exists() and _begun_in(folder)):
+    if not (file.exists() and _holds_a_run(folder)):
         return
     before = file.read_text(encoding="utf-8").split("\n")
     if before != list(names):
@@ -293,7 +293,7 @@ def _motion(unet, config: RunConfig) -> MotionModule:
     return motion
 
 
-def _begun(stage: str, pipe, motion: MotionModule | None, clips: LatentClips, config: RunConfig):
+def _training(stage: str, pipe, motion: MotionModule | None, clips: LatentClips, config: RunConfig):
     """The records of a stage, and how to write what it has learnt."""
     unet, file, checkpoints = pipe.unet, weights_file(stage, config), _folder(config) / "checkpoints"
     shared = {"scheduler": motion_scheduler(pipe.scheduler), "checkpoints": checkpoints}

@@ -27,7 +27,7 @@ from recipes.common.run import follow
 
 RANK = 16
 STARTS = (-1, -1, -1, 1, 1, 1, None, None)  # where each head begins to look: frames from its own; None: as usual
-SHARPNESS = 8.0  # by how much its own frame's neighbour outdoes frames far away, in the exponent of the softmax
+SHARPNESS = 8.0  # the softmax's exponent at the frame that a head begins with; far from it, it is about 0
 COMMON = {"betas": (0.9, 0.99), "anneal": True, "autocast": True, "seed": 0, "save_every": 100}
 
 
@@ -131,7 +131,7 @@ def stage_1(unet: nn.Module, taught: ar.LatentClips, held_out: ar.LatentClips, a
     return found
 
 
-def shipped(unet: nn.Module) -> dict:
+def kept_adapter(unet: nn.Module) -> dict:
     """Load the adapter that is there; returns the errors that its card knows."""
     ar.load_domain_adapter(unet, "mini")
     card = json.loads((MINI / "domain_adapter.json").read_text())
@@ -146,7 +146,7 @@ def main() -> None:
     args = ask.parse_args()
     torch.manual_seed(0)
     pipe, taught, held_out = build(args.device)
-    found = shipped(pipe.unet) if args.keep_adapter else stage_1(pipe.unet, taught, held_out, args)
+    found = kept_adapter(pipe.unet) if args.keep_adapter else stage_1(pipe.unet, taught, held_out, args)
 
     pipe.unet.fuse_lora()  # the same numbers, in fewer steps
     motion = ar.MotionModule(config(), pipe.unet).to(args.device)
