@@ -107,6 +107,20 @@ def test_folders_and_absent_files(tmp_path):
         ar.load_motion_module(tmp_path / "list.ckpt")
 
 
+def test_the_folder_of_a_run_stands_for_the_weights_it_leaves(tmp_path):
+    motion = motion_for(tiny_unet())
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run that has not come to its end"):
+        ar.load_motion_module(tmp_path)
+    ar.save_motion_module(motion, tmp_path / "motion_module.safetensors")
+    loaded = ar.load_motion_module(tmp_path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in motion.state_dict().items())
+    assert ar.inspect_file(tmp_path).kind == "motion module"
+    ar.save_motion_module(motion, tmp_path / "a_copy.safetensors")
+    with pytest.raises(ValueError, match=r"several files of weights: name one of a_copy\.safetensors, motion_module"):
+        ar.load_motion_module(tmp_path)
+
+
 @pytest.mark.parametrize("what", TENSORS)
 def test_motion_modules_that_are_wrong(tmp_path, what):
     change, message = TENSORS[what]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import (
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
     CLIPTokenizer,
     ResNetConfig,
     VisionTextDualEncoderConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import animatediff_ref as ar
 from animatediff_ref.measure.clip_scores import nearest_centroid, retrieval
@@ -58,7 +58,7 @@ def judge() -> ar.Judge:
     ):
         torch.nn.init.normal_(weights)  # else all pictures, and all texts, look alike to it
     size = {"height": 16, "width": 16}
-    return ar.Judge(model, CLIPProcessor(CLIPImageProcessorPil(size=size, crop_size=size), tok))
+    return ar.Judge(model, CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tok))
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,8 @@ def read_weights(path: str | Path) -> Weights:
     """The tensors of a file, memory-mapped where its format allows. The content decides what it is, not the name.
 
     Reads safetensors; torch files with ``weights_only=True``, flat or as an entry of what a training saved, with or
-    without the wrappers of compiling and of distributed training in the names; and folders of diffusers and peft, whole
-    or in shards. Where a folder has several, any safetensors come before pickled ones, then full precision before a
+    without the wrappers of compiling and of distributed training in the names; folders of diffusers and peft, whole or in
+    shards; and the folder of a finished run. Where a folder has several, any safetensors come before pickled ones, then full precision before a
     variant such as fp16. Raises ``Unreadable``, which says what the file seems to be, if it holds no weights, is
     damaged, or holds code.
     """
@@ -193,7 +193,9 @@ def _is_state_dict(content: dict) -> bool:
 
 
 def _read_folder(path: Path) -> Weights:
-    """A folder as diffusers' or peft's ``save_pretrained`` leaves it, or diffusers' ``save_lora_adapter``."""
+    """A folder as diffusers' or peft's ``save_pretrained`` leaves it, or diffusers' ``save_lora_adapter``; or a run's."""
+    if (path / "run.json").is_file():
+        return _read_run(path)
     for stem, (settings, _) in FOLDERS.items():
         if (settings is None or (path / settings).is_file()) and (files := _files_of(path, stem)):
             parts = [read_weights(file) for file in files]
@@ -204,6 +206,17 @@ def _read_folder(path: Path) -> Weights:
         f"{path} is a folder, but not a diffusers MotionAdapter (config.json and {ADAPTER_WEIGHTS}.safetensors) nor a "
         f"LoRA of peft (adapter_config.json and adapter_model.safetensors): it holds {_content(path)}"
     )
+
+
+def _read_run(folder: Path) -> Weights:
+    """What a run of ``training.run.run_stage`` has left in its folder."""
+    if not (files := list(folder.glob("*.safetensors"))):
+        raise Unreadable(
+            f"{folder} holds a run that has not come to its end: the command that began it goes on with it"
+        )
+    if len(files) > 1:
+        raise Unreadable(f"{folder} holds a run and several files of weights: name one of {_content(folder)}")
+    return read_weights(files[0])
 
 
 def _content(folder: Path) -> str:
