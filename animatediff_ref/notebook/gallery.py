@@ -17,7 +17,8 @@ def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[st
     """Show many pictures, uint8 (h, w, 3), with a row of buttons for each of the properties ``by``.
 
     A picture's key holds its value of each property: ``{("ink", "a penguin"): picture, ...}`` with ``by=("style",
-    "prompt")``. It works by style sheet alone, so also on a page without a kernel.
+    "prompt")``. Pictures with the same first value stand in a row. It works by style sheet alone, so also on a page
+    without a kernel.
     """
     if wrong := [key for key in pictures if len(key) != len(by)]:
         raise ValueError(f"a key needs {len(by)} values ({', '.join(by)}), got {wrong[0]!r}")
@@ -25,20 +26,26 @@ def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[st
     choices = [list(dict.fromkeys(key[i] for key in pictures)) for i in range(len(by))]
     buttons = "".join(_buttons(f"{gallery}-{i}", name, choices[i]) for i, name in enumerate(by))
     rules = "".join(_rules(gallery, i, len(values)) for i, values in enumerate(choices))
-    cells = "".join(
-        _picture(picture, key, [values.index(value) + 1 for value, values in zip(key, choices)], width)
-        for key, picture in pictures.items()
-    )
+    rows = dict.fromkeys(choices[0], "")
+    for key, picture in pictures.items():
+        rows[key[0]] += _picture(picture, key, [values.index(v) + 1 for v, values in zip(key, choices)], width)
+    lines = "".join(_row(n, name, cells) for n, (name, cells) in enumerate(rows.items(), 1))
     display_html(
         f'<div class="gallery" id="{gallery}"><style>#{gallery} figure{{margin:0}}{rules}</style>{buttons}'
-        f'<div class="pictures" style="display:flex;flex-wrap:wrap;gap:4px">{cells}</div></div>'
+        f'<div class="pictures">{lines}</div></div>'
     )
+
+
+def _row(n: int, name: str, cells: str) -> str:
+    """The pictures with one value of the first property, after its name."""
+    look = 'style="display:flex;flex-wrap:wrap;gap:4px;align-items:center"'
+    return f'<div class="row" data-0="{n}" {look}><span>{html.escape(name)}</span>{cells}</div>'
 
 
 def _rules(gallery: str, i: int, count: int) -> str:
     """For each button of property ``i``: while it is chosen, pictures of another value are not shown."""
     return "".join(
-        f'#{gallery}:has(#{gallery}-{i}-{n}:checked) figure:not([data-{i}="{n}"]){{display:none}}'
+        f'#{gallery}:has(#{gallery}-{i}-{n}:checked) [data-{i}]:not([data-{i}="{n}"]){{display:none!important}}'
         for n in range(1, count + 1)
     )
 

@@ -109,7 +109,7 @@ def film(x: float, y: float, size: float, count: int, who: str, turn: float, gro
 def part(content: str, lit: bool) -> str:
     """A part of a drawing; out of the light it is faint and has no words."""
     wordless = re.sub(f'<text.*?</text>\n|<rect[^>]*"{NOTE}"[^>]*>\n', "", content)
-    return content if lit else tag("g", wordless, opacity=0.2)
+    return content if lit else tag("g", wordless, opacity=0.4)
 
 
 def shade(row: int, column: int, frame: int) -> str:
@@ -268,9 +268,54 @@ def inflated_block() -> str:
     return drawn + note(531, 30, 200, "`(b f) c h w")
 
 
+def latent(x: float, y: float, size: float, noise: float) -> str:
+    """A latent of six by six numbers: a shape under so much noise, from 0 to 1."""
+    drawn, cell = "", size / 6
+    for row, column in product(range(6), repeat=2):
+        shape = 1.0 if 1 <= row <= 4 and 2 <= column <= 3 else 0.25
+        chance = (37 * row + 61 * column + 23 * row * column + 11 * (row ^ column)) % 97 / 96
+        grey = round(235 - 195 * ((1 - noise) * shape + noise * chance))
+        place = {"x": x + cell * column, "y": y + cell * row, "width": cell, "height": cell}
+        drawn += tag("rect", **place, fill=f"#{grey:02x}{grey:02x}{min(255, grey + 20):02x}")
+    return drawn + tag("rect", x=x, y=y, width=size, height=size, fill="none", stroke=RIM["image"], stroke_width=2)
+
+
+def diffusion() -> str:
+    """Latent diffusion: how it is trained, and how it draws
+
+    Training: the encoder makes a latent of a picture. Noise that is known is added, as much as the timestep says. The
+    UNet gets the noisy latent, the timestep and the caption, and guesses the noise; the loss compares both.
+
+    Drawing: the UNet gets noise, a timestep and a prompt. A part of the noise that it guesses is taken away. This is
+    repeated with smaller timesteps, until the decoder makes a picture of what is left.
+    """
+    drawn = note(380, 22, 760, "training", bold=True) + note(380, 342, 760, "drawing", bold=True)
+    drawn += picture(2, 106, 84, "yours") + arrow((90, 148), (104, 148)) + arrow((204, 148), (218, 148))
+    drawn += ground(106, 122, 96, 52, NOTE) + words(154, 148, "encoder", size=20, bold=False)
+    drawn += latent(222, 106, 84, 0) + note(330, 148, 32, "+", size=26, bold=True) + latent(354, 106, 84, 1)
+    drawn += note(264, 212, 84, "latent", size=20) + note(396, 212, 84, "noise", size=20)
+    drawn += arrow((442, 148), (476, 148)) + trained("motion", 480, 106, 112, 84, "UNet", "learns", size=20)
+    drawn += note(536, 66, 220, "timestep, caption", size=20) + arrow((536, 84), (536, 104))
+    drawn += arrow((596, 148), (660, 148)) + latent(664, 106, 84, 0.9) + note(706, 212, 100, "guess", size=20)
+    drawn += arrow((706, 232), (706, 268), (396, 268), (396, 234)) + note(551, 268, 130, "compare", size=20)
+    drawn += latent(2, 426, 84, 1) + arrow((90, 468), (134, 468))
+    drawn += frozen("image", 138, 426, 112, 84, "UNet", size=20)
+    drawn += note(194, 386, 220, "timestep, prompt", size=20) + arrow((194, 404), (194, 424))
+    drawn += arrow((254, 468), (298, 468)) + latent(302, 426, 84, 0.9) + note(344, 532, 100, "guess", size=20)
+    drawn += note(44, 532, 88, "noise", size=20) + arrow((390, 468), (434, 468))
+    drawn += latent(438, 426, 84, 0.55) + note(480, 532, 110, "less noise", size=20)
+    drawn += arrow((480, 552), (480, 592), (44, 592), (44, 552)) + note(
+        262, 592, 240, "repeat, 12 to 50 times", size=20
+    )
+    drawn += arrow((526, 468), (552, 468)) + ground(554, 442, 100, 52, NOTE)
+    drawn += words(604, 468, "decoder", size=20, bold=False)
+    return drawn + arrow((656, 468), (670, 468)) + picture(674, 426, 84, "yours", 8)
+
+
 def drawings() -> dict[str, str]:
     """Name and text of every drawing."""
     made = {"fold": (fold, 632, fold()), "inflated_block": (inflated_block, 766, inflated_block())}
+    made |= {"diffusion": (diffusion, 614, diffusion())}
     made |= {"parts": (parts, 648, parts("frame", *LIT)), "stages": (stages, 892, stages(1, 2, 3, 4))}
     made |= {f"parts-{name}": (parts, 648, parts(name)) for name in LIT}
     made |= {f"stages-{i}": (stages, 516, stages(i)) for i in (1, 2, 3)}

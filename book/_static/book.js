@@ -11,3 +11,12 @@ document.addEventListener("DOMContentLoaded", () => {
 document.addEventListener("click", (event) => {
   if (event.target.closest(".admonition-title, summary")) window.dispatchEvent(new Event("resize"));
 });
+// On a phone the cells of a row stand under each other: each then says which column it is of.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("table.stacked")) {
+    const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
+    for (const row of table.querySelectorAll("tbody tr")) {
+      [...row.cells].forEach((cell, i) => { if (i && heads[i] && cell.textContent.trim()) cell.dataset.column = heads[i]; });
+    }
+  }
+});
