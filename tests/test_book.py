@@ -30,6 +30,7 @@ PAGES = (
     "welcome",
     "start",
     "mini_world",
+    "01_latent_diffusion",
     "03_domain_adapter",
     "04_inflation",
     "05_temporal_transformer",
@@ -62,6 +63,7 @@ CLIPS = {
     "15_motion_lora_size": 18,
 }  # at least
 FORMULAS = {
+    "01_latent_diffusion": 5,
     "05_temporal_transformer": 4,
     "06_in_the_unet": 1,
     "07_training": 2,
@@ -288,7 +290,7 @@ def test_gallery_buttons_choose(page):
     gallery = page.locator("div.gallery")
     shown = lambda: gallery.locator("figure:visible").count()  # noqa: E731
     every = shown()
-    gallery.get_by_text("ink", exact=True).click()
+    gallery.locator("fieldset").get_by_text("ink", exact=True).click()
     assert 0 < shown() < every
     gallery.locator("fieldset").last.locator("label").nth(1).click()
     assert shown() == 1
