@@ -26,7 +26,7 @@ def test_a_gallery_has_a_button_for_every_value_and_a_rule_for_every_button(show
     assert markup.count('type="radio"') == 2 * (1 + 2)  # all, and two values, of two properties
     assert markup.count("display:none") == 4
     assert '-1-2:checked) [data-1]:not([data-1="2"])' in markup  # "a dog" hides what is no dog
-    assert markup.count('class="row"') == 2  # one for each style
+    assert markup.count('class="line"') == 2  # one for each style
     assert markup.index("<span>ink</span>") < markup.index('alt="ink, a dog"') < markup.index("<span>flat</span>")
     assert markup.count('data-0="1" data-1="1"') == markup.count('data-0="2" data-1="1"') == 1
     assert 'alt="ink, a dog"' in markup

@@ -39,7 +39,7 @@ def show_gallery(pictures: Mapping[tuple[str, ...], np.ndarray], by: Sequence[st
 def _row(n: int, name: str, cells: str) -> str:
     """The pictures with one value of the first property, after its name."""
     look = 'style="display:flex;flex-wrap:wrap;gap:4px;align-items:center"'
-    return f'<div class="row" data-0="{n}" {look}><span>{html.escape(name)}</span>{cells}</div>'
+    return f'<div class="line" data-0="{n}" {look}><span>{html.escape(name)}</span>{cells}</div>'
 
 
 def _rules(gallery: str, i: int, count: int) -> str:
