@@ -212,12 +212,12 @@ def test_the_table_of_models_is_in_step_with_the_cards():
     assert describe.table() in describe.README.read_text()
 
 
-COLAB = {  # what its image of January 2026 brings along, the oldest of that year; av and mediapy it does not have
-    "torch": "2.9.0",
-    "diffusers": "0.36.0",
-    "transformers": "4.57.6",
-    "peft": "0.18.1",
-    "accelerate": "1.12.0",
+COLAB = {  # what an image of 2026 brings along, the first whose transformers read the mini world; no av, no mediapy
+    "torch": "2.11.0",
+    "diffusers": "0.39.0",
+    "transformers": "5.13.1",
+    "peft": "0.19.1",
+    "accelerate": "1.14.0",
     "numpy": "2.0.2",
     "ipywidgets": "7.7.1",
     "matplotlib": "3.10.0",
