@@ -1,7 +1,6 @@
 """Reading, writing and listing clips; what is unreadable says so."""
 
 import shutil
-import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -10,12 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import shown_files
 from broken_clips import broken_set
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 import animatediff_ref as ar
 from animatediff_ref.cli import app
+from animatediff_ref.clips.video import played
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
@@ -70,16 +73,6 @@ def test_numbers_of_a_film_that_cannot_be(clip, tmp_path):
         ar.read_clip(path, fps=0)
 
 
-def display_matrix(path, matrix: tuple[int, ...]) -> None:
-    """Write a display matrix into the track header of an .mp4, as phones do."""
-    data = bytearray(path.read_bytes())
-    at = data.find(b"tkhd") + 44
-    data[at : at + 36] = struct.pack(
-        ">9i", *(n * 0x10000 for n in matrix[:2]), 0, *(n * 0x10000 for n in matrix[2:]), 0, 0, 0, 0x40000000
-    )
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
     ("matrix", "seen"),
     [
@@ -96,7 +89,7 @@ def test_films_are_turned_and_mirrored_as_they_say(tmp_path, matrix, seen):
     frame = np.zeros((32, 64, 3), np.uint8)
     frame[:16, :16], frame[16:, 48:] = 255, 120  # no two of its turns and mirrors are alike
     ar.write_clip(frame[None].repeat(4, 0), path := tmp_path / "phone.mp4", crf=1)
-    display_matrix(path, matrix)
+    shown_files.display_matrix(path, matrix)
     found, wanted = ar.read_clip(path), seen(frame)
     assert found.shape == (4, *wanted.shape)
     assert np.abs(found[0].astype(float) - wanted).mean() < 3
@@ -125,6 +118,23 @@ def test_transparent_parts_are_white_whatever_lies_under_them(tmp_path, name):
     assert clip.shape == (4, 32, 32, 3)
     assert (clip[:, 30, 30] > 250).all()
     assert abs(clip[3, 12, 16].astype(int) - [0, 0, 255]).max() < 12 and clip[3, 12, 2].min() > 240
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(0, 2**32))
+def test_any_film_and_picture_is_seen_as_a_player_shows_it(tmp_path_factory, seed):
+    shown_files.try_one(seed, tmp_path_factory.mktemp("shown"))
+
+
+def test_the_lengths_of_frames_are_not_believed_where_frames_are_stored_out_of_order(tmp_path):
+    """As phones film: H.265 at a rate that varies. FFmpeg tells of each frame the length of another."""
+    times, clock = (0, 80, 120, 320, 400, 440, 480), Fraction(1, 1000)
+    told = {"rate": 10, "clock": clock, "times": times, "aspect": 1, "colours": 5, "full": False, "tagged": False}
+    clip = np.full((len(times), 32, 32, 4), 255, np.uint8)
+    shown_files.write_film(tmp_path / "phone.mp4", "libx265", "yuv420p", clip, told)
+    assert [round(1000 * frame.start) for frame in played(tmp_path / "phone.mp4")] == list(times)
 
 
 def varying(path) -> None:
@@ -428,6 +438,9 @@ def test_pictures_that_are_no_frames(clip, tmp_path):
     for i in range(3):
         Image.fromarray(np.full((8, 8), 256 * 100, np.uint16)).save(tmp_path / "frames" / f"{i}.png")
     assert (ar.read_clip(tmp_path / "frames") == 100).all()  # grey in 16 bits
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "frames" / "3.tif")
+    with pytest.raises(ValueError, match=r"frames cannot be read.*8 or 16 bits a channel, got mode F"):
+        ar.read_clip(tmp_path / "frames")
     with pytest.raises(ValueError, match="pictures, which have no clock"):
         ar.read_clip(tmp_path / "frames", fps=8)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
+from io import BytesIO
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from animatediff_ref.generate.pictures import as_seen
 from animatediff_ref.weights.tensors import written_aside
 
 WRITTEN_SUFFIXES = (".mp4", ".gif", ".webp")
@@ -30,7 +32,7 @@ NO_FILM = (  # what reading may raise: PyAV, also for a file without a video str
     OSError,
     EOFError,
     SyntaxError,
-    UnicodeError,
+    ValueError,
     Image.DecompressionBombError,
     cv2.error,
 )
@@ -113,18 +115,19 @@ def _film(path: Path) -> Iterator[Shown]:
     # "file:" because a name such as a:b.mp4 would be taken for a protocol
     with av.open(f"file:{path}", metadata_errors="replace") as film:
         stream = film.streams.video[0]
-        step, offset, now, matrix = float(1 / (stream.average_rate or 25)), None, 0.0, None
+        step, offset, last, lasts, matrix = float(1 / (stream.average_rate or 25)), None, 0.0, 0.0, None
         for i, frame in enumerate(film.decode(stream)):
             if i == 0:  # a frame that is asked for it stays in memory until Python's garbage collector comes
                 matrix = _display_matrix(frame)
+            start = last + lasts  # where nothing better is known: in films with B-frames the lengths are mixed up
             if frame.time is not None:
                 # the first frame is at 0; a clock that goes back, or far ahead, as in joined films, goes on from here
-                if offset is None or not now - step <= frame.time + offset < now + JUMP:
-                    offset = now - frame.time
-                now = frame.time + offset
+                if offset is None or not last <= frame.time + offset < start + JUMP:
+                    offset = start - frame.time
+                start = frame.time + offset
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-            yield Shown(now, now + lasts, partial(_pixels, frame, stream.sample_aspect_ratio, matrix))
-            now += lasts
+            yield Shown(start, start + lasts, partial(_pixels, frame, stream.sample_aspect_ratio, matrix))
+            last = start
 
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
@@ -136,7 +139,7 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 def _pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: np.ndarray | None) -> np.ndarray:
     """A decoded frame as a player shows it."""
     if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
-        pixels = _on_white(Image.fromarray(frame.to_ndarray(format="rgba")))
+        pixels = np.asarray(as_seen(Image.fromarray(frame.to_ndarray(format="rgba"))))
     else:
         pixels = frame.to_ndarray(format="rgb24")
     if aspect and aspect != 1:
@@ -168,7 +171,7 @@ def _animation(path: Path) -> Iterator[Shown]:
         step, count = sum(short) / len(short), 0
         for i, lasts in enumerate(durations, first):
             picture.seek(i)
-            pixels = _on_white(picture)
+            pixels = np.asarray(as_seen(picture))
             for _ in range(max(1, round(lasts / step))):
                 yield Shown(count * step, (count + 1) * step, partial(np.copy, pixels))
                 count += 1
@@ -192,16 +195,9 @@ def _numbered(name: str) -> list[str | int]:
 
 
 def _picture(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
-        return _on_white(ImageOps.exif_transpose(picture))
-
-
-def _on_white(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # grey in 16 bits
-        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    ground = Image.new("RGBA", picture.size, "white")
-    ground.alpha_composite(picture.convert("RGBA"))
-    return np.asarray(ground.convert("RGB"))
+    # from bytes: where Pillow maps a .tiff into memory, one that is to be turned comes out scrambled
+    with Image.open(BytesIO(file.read_bytes())) as picture:
+        return np.asarray(as_seen(ImageOps.exif_transpose(picture)))
 
 
 EARLY = 0.1  # of a frame, by which one may come early: clocks of files round, that of a GIF to 0.01 s

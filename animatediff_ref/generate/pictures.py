@@ -106,7 +106,7 @@ def as_seen(picture: Image.Image, mode: str = "RGB", opaque: bool = False) -> Im
     transparent anywhere.
     """
     if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(f"a picture needs 8 or 16 bits a channel, got mode {picture.mode}: scale it to 0 to 255 first")
     if picture.mode == "La":
