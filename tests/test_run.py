@@ -145,8 +145,12 @@ def test_a_run_with_other_settings_is_refused_with_the_difference(videos, tmp_pa
     for file in sorted(videos.iterdir())[-4:]:
         shutil.copy2(file, fewer)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match=r"holds a run on other clips: 1 are new and 3 are gone"):
+    with pytest.raises(ValueError, match=r"holds a run on other clips: 1 are new, 3 are gone, and 0 have another file"):
         list(ar.run_stage("adapter", settings("adapter", fewer, tmp_path)))
+    kept = (tmp_path / "clips.csv").read_text()
+    (tmp_path / "clips.csv").write_text(re.sub(r",\d+,", ",1,", kept, count=1))
+    with pytest.raises(ValueError, match=r"0 are new, 0 are gone, and 1 have another file or caption \(.*\.mp4\)"):
+        list(ar.run_stage("adapter", settings("adapter", videos, tmp_path)))
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match="is not the record of a run"):
         list(ar.run_stage("adapter", settings("adapter", videos, tmp_path)))

@@ -160,7 +160,7 @@ def encode_clips(
     return LatentClips([each["latents"] for each in found], text, encode_text(pipe, "")[0], names)
 
 
-FORMAT = 1  # of files of encoded clips; another number where reading or encoding changes
+FORMAT = 2  # of files of encoded clips; another number where reading or encoding changes
 ROOM = 1.5  # side of the frames over which a camera's window moves, in sides of what it sees
 
 

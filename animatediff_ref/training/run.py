@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 from animatediff_ref.clips.camera import CAMERAS
-from animatediff_ref.clips.folders import list_clips
+from animatediff_ref.clips.folders import ClipEntry, list_clips
 from animatediff_ref.clips.latents import LatentClips, encode_clips
+from animatediff_ref.clips.video import frame_files
 from animatediff_ref.generate.pipeline import best_device, device_named, load_base, quietly
 from animatediff_ref.method.config import MotionConfig
 from animatediff_ref.method.motion_module import MotionModule
@@ -144,13 +145,14 @@ def run_stage(stage: str, config: RunConfig) -> Iterator[StepRecord]:
     pipe = _pipeline(stage, config)
     motion = None if stage == "adapter" else _motion(pipe.unet, config)
     clips = _encoded(pipe, entries, stage, config)
-    _check_same_clips(folder, clips.names)
+    used = _facts(entries, clips.names)
+    _check_same_clips(folder, used)
     for part in (pipe.vae, pipe.text_encoder):
         part.cpu()  # their work is done
     with _seeded(config):
         records, save = _training(stage, pipe, motion, clips, config)
     told = {"stage": stage, **_plain(config)}
-    yield from _recorded(records, folder, told, clips.names) if processes().is_main_process else records
+    yield from _recorded(records, folder, told, used) if processes().is_main_process else records
     if processes().is_main_process:
         save()
     processes().wait_for_everyone()
@@ -225,17 +227,31 @@ def _check_same_settings(folder: Path, stage: str, config: RunConfig) -> None:
         raise ValueError(f"{folder} holds a run with other settings: {shown}. Give those it has, or another out")
 
 
-def _check_same_clips(folder: Path, names: Sequence[str]) -> None:
-    """``ValueError`` with the difference if a run on other clips, by their names, has begun in a folder."""
-    file = folder / "clips.txt"
+def _facts(entries: Sequence[ClipEntry], names: Sequence[str]) -> list[dict[str, str]]:
+    """What tells a clip from another, as ``clips.csv`` has it, of those that are used."""
+    by_name = {str(entry.path): entry for entry in entries}
+    return [{"clip": name, "bytes": str(_size(by_name[name].path)), "caption": by_name[name].caption} for name in names]
+
+
+def _size(path: Path) -> int:
+    parts = frame_files(path) if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in parts)
+
+
+def _check_same_clips(folder: Path, clips: list[dict[str, str]]) -> None:
+    """``ValueError`` with the difference if a run on other clips has begun in a folder."""
+    file = folder / "clips.csv"
     if not (file.exists() and _holds_a_run(folder)):
         return
-    before = file.read_text(encoding="utf-8").split("\n")
-    if before != list(names):
-        new, gone = set(names) - set(before), set(before) - set(names)
-        some = ", ".join(sorted(new | gone)[:4])
+    with open(file, newline="", encoding="utf-8") as table:
+        before = list(csv.DictReader(table))
+    if before != clips:
+        old, new = ({row["clip"]: row for row in rows} for rows in (before, clips))
+        changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
+        some = ", ".join(sorted(changed | (old.keys() ^ new.keys()))[:4]) or "only their order"
         raise ValueError(
-            f"{folder} holds a run on other clips: {len(new)} are new and {len(gone)} are gone ({some}). "
+            f"{folder} holds a run on other clips: {len(new.keys() - old.keys())} are new, "
+            f"{len(old.keys() - new.keys())} are gone, and {len(changed)} have another file or caption ({some}). "
             "Give the same clips, or another out"
         )
 
@@ -309,30 +325,29 @@ def _training(stage: str, pipe, motion: MotionModule | None, clips: LatentClips,
     return records, lambda: save_motion_lora(motion, file, name)
 
 
-def _recorded(records: Iterable[StepRecord], folder: Path, told: dict, names: Sequence[str]) -> Iterator[StepRecord]:
+def _recorded(records: Iterable[StepRecord], folder: Path, told: dict, clips: list[dict]) -> Iterator[StepRecord]:
     """With the first record, write what the run is; with each, append a row to the metrics."""
     file = folder / "metrics.csv"
     for number, record in enumerate(records):
         times = {f"error_{i + 1}": error for i, error in enumerate(record.error_by_time)}
         row = {name: getattr(record, name) for name in METRICS} | times
         if number == 0:
-            _write_settings(folder, told, names)
+            _write_settings(folder, told, clips)
             _begin_table(file, row)
         with open(file, "a", newline="") as table:
             csv.DictWriter(table, row).writerow(row)
         yield record
 
 
-def _write_settings(folder: Path, told: dict, names: Sequence[str]) -> None:
-    """``run.json`` and ``clips.txt``."""
+def _write_settings(folder: Path, told: dict, clips: list[dict]) -> None:
+    """``run.json`` and ``clips.csv``."""
     versions = {name: version(name) for name in ("animatediff-ref", "torch", "diffusers", "transformers", "peft")}
-    texts = {
-        "run.json": json.dumps({"config": told, "versions": versions}, indent=1) + "\n",
-        "clips.txt": "\n".join(names),
-    }
-    for name, text in texts.items():
-        with written_aside(folder / name) as aside:
-            aside.write_text(text, encoding="utf-8")
+    with written_aside(folder / "run.json") as aside:
+        aside.write_text(json.dumps({"config": told, "versions": versions}, indent=1) + "\n", encoding="utf-8")
+    with written_aside(folder / "clips.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, clips[0])
+        writer.writeheader()
+        writer.writerows(clips)
 
 
 def _begin_table(file: Path, row: dict) -> None:
