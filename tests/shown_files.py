@@ -27,7 +27,7 @@ CODECS = [  # suffix, codec, pixel formats, by how much a colour may be off
     (".mp4", "libx264", ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le"), 12),
     (".mov", "libx264", ("yuv420p", "yuv444p"), 12),
     (".mp4", "libx265", ("yuv420p", "yuv420p10le", "gbrp"), 12),
-    (".mkv", "ffv1", ("yuv420p", "yuv444p", "yuv410p", "bgr0", "bgra", "yuva444p"), 4),
+    (".mkv", "ffv1", ("yuv420p", "yuv444p", "yuv410p", "bgr0", "bgra", "yuva444p"), 8),
     (".webm", "libvpx-vp9", ("yuv420p", "yuv444p"), 16),
     (".avi", "mpeg4", ("yuv420p",), 24),
     (".avi", "mjpeg", ("yuvj420p", "yuvj444p"), 24),

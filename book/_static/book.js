@@ -20,3 +20,14 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+// Several plots side by side are too small to read on a phone: there they keep their size, and are pushed to the side.
+window.addEventListener("load", () => {
+  if (!window.matchMedia("(max-width: 600px)").matches) return;
+  for (const plot of document.querySelectorAll(".cell_output figure.align-default > img, .cell_output > img")) {
+    if (plot.naturalWidth < 1.9 * plot.naturalHeight) continue;
+    const frame = document.createElement("div");
+    Object.assign(frame, { className: "plots", tabIndex: 0, role: "group", ariaLabel: "Plots; push them to the side" });
+    plot.replaceWith(frame);
+    frame.append(plot);
+  }
+});
