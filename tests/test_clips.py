@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -423,6 +424,21 @@ def test_tables_as_they_are_found(clip, tmp_path):
         (tmp_path / "c.csv").write_text(text)
         with pytest.raises(ValueError, match=said):
             ar.list_clips(tmp_path / "c.csv")
+
+
+def test_films_that_the_table_of_their_folder_does_not_name(clip, tmp_path):
+    for name in ("a", "b", "c"):
+        ar.write_clip(clip, tmp_path / f"{name}.mp4")
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,caption\na.mp4,a fox\nb.mp4,a cat\n")
+    with pytest.warns(
+        ar.SkippedClipsWarning, match=r"1 clips are left out, which .*metadata\.csv does not name:\n  .*c\.mp4"
+    ) as told:
+        assert [entry.caption for entry in ar.list_clips(tmp_path)] == ["a fox", "a cat"]
+    assert told[0].filename == __file__
+    table.write_text(table.read_text() + "c.mp4,a duck\n")
+    with warnings.catch_warnings(action="error"):
+        assert len(ar.list_clips(tmp_path)) == 3
 
 
 def test_pictures_that_are_no_frames(clip, tmp_path):

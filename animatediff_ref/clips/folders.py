@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class ClipEntry:
     told_by: str = "a table"  # where the caption is from: this, "a .txt file" or "its own name"
 
 
+class SkippedClipsWarning(UserWarning):
+    """Clips were left out; the message names them, and why."""
+
+
 def list_clips(source: str | Path, folder: str | Path | None = None) -> list[ClipEntry]:
     """The clips of a folder, also in folders below, or of a .csv or .jsonl table.
 
@@ -38,15 +43,29 @@ def list_clips(source: str | Path, folder: str | Path | None = None) -> list[Cli
     ``folder/page_dir/videoid.mp4``), or a column of ``FILE_COLUMNS`` and one of ``CAPTION_COLUMNS``. ``folder`` is by
     default the table's own. Texts are UTF-8, UTF-16 with its mark, or else Windows-1252.
 
-    ``ValueError`` where there are no clips, or not these columns, and for a line that is no JSON, by its number.
+    Clips of a folder that its table does not name are left out, with a ``SkippedClipsWarning``. ``ValueError`` where there
+    are no clips, or not these columns, and for a line that is no JSON, by its number.
     """
     source = Path(source).expanduser()
     if source.is_dir():
         tables = [source / name for name in TABLES if (source / name).is_file()]
-        return _from_table(tables[0], source) if tables else _from_folder(source)
+        if not tables:
+            return _from_folder(source)
+        clips = _from_table(tables[0], source)
+        _tell_unnamed(clips, tables[0])
+        return clips
     if source.is_file() and source.suffix.lower() in (".csv", ".jsonl"):
         return _from_table(source, Path(folder or source.parent))
     raise ValueError(f"no folder or table (.csv, .jsonl) of clips at {source}")
+
+
+def _tell_unnamed(clips: list[ClipEntry], table: Path) -> None:
+    named = {clip.path.resolve() for clip in clips}
+    others = sorted(path for path in _videos_below(table.parent) if path.resolve() not in named)
+    if others:
+        some = "".join(f"\n  {path}" for path in others[:10]) + ("\n  ..." if len(others) > 10 else "")
+        told = f"{len(others)} clips are left out, which {table} does not name:{some}"
+        warnings.warn(told, SkippedClipsWarning, stacklevel=3)
 
 
 def _from_folder(folder: Path) -> list[ClipEntry]:

@@ -14,7 +14,7 @@ from einops import rearrange
 from tqdm import tqdm
 
 from animatediff_ref.clips.camera import AMOUNTS, camera_path, move_camera
-from animatediff_ref.clips.folders import ClipEntry
+from animatediff_ref.clips.folders import ClipEntry, SkippedClipsWarning
 from animatediff_ref.clips.video import UnusableClip, check_clip, check_reading, frame_files, read_clip
 from animatediff_ref.weights.tensors import Unreadable, checksum, read_weights, save_tensors
 
@@ -110,10 +110,6 @@ def _finite(numbers: torch.Tensor, vae: AutoencoderKL) -> torch.Tensor:
         return numbers
     half = "; in half precision its numbers overflow: try pipe.vae.to(torch.float32)" if vae.dtype.itemsize == 2 else ""
     raise ValueError(f"the autoencoder, in {vae.dtype}, gives numbers that are not finite{half}")
-
-
-class SkippedClipsWarning(UserWarning):
-    """Clips that could not be used were left out; the message names each, and why."""
 
 
 @torch.no_grad()
