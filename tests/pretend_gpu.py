@@ -73,7 +73,15 @@ class _MadeOfData(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.tensor, torch.as_tensor) and _is_gpu(torch.device(kwargs.get("device") or "cpu")):
             return func(*args, **{**kwargs, "device": "cpu"}).to("gpu")
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            args = (args[0], _tensors_of_lists(args[1]), *args[2:])
         return func(*args, **kwargs)
+
+
+def _tensors_of_lists(index: object) -> object:
+    if isinstance(index, tuple):
+        return tuple(map(_tensors_of_lists, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 _load_to_cpu = torch.load
