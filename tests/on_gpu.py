@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline
+from safetensors.torch import load_file
 
 import animatediff_ref as ar
 
@@ -24,6 +25,7 @@ DRAW = {"num_inference_steps": 2, "seed": 0}
 def device():
     if DEVICE == "gpu":
         from pretend_gpu import Pretended
+    torch.backends.cudnn.allow_tf32 = False  # else a real GPU computes convolutions in 19 bits
     with Pretended() if DEVICE == "gpu" else nullcontext():
         yield
 
@@ -49,6 +51,8 @@ def test_the_device_refuses_to_mix():
     assert there.device.type != "cpu" and (there * 2 + there).sum().item() == 6
     with pytest.raises(RuntimeError, match=r"device"):
         here + there
+    with pytest.raises(RuntimeError, match=r"device"):
+        torch.randn(2, device=DEVICE, generator=torch.Generator())
     with pytest.raises((TypeError, RuntimeError)):
         there.numpy()
 
@@ -162,7 +166,7 @@ def trained(stage: str, device: str, checkpoints) -> dict[str, torch.Tensor]:
 def test_training(stage, tmp_path):
     there, here = (trained(stage, device, tmp_path / device) for device in (DEVICE, "cpu"))
     assert there.keys() == here.keys() and here
-    assert max((there[name] - here[name]).abs().max() for name in here) < 1e-4
+    assert max((there[name] - here[name]).abs().max() for name in here) < 3e-5  # a step more or less makes 9e-5
 
 
 def test_a_run_from_films(tmp_path, clip):
@@ -171,9 +175,13 @@ def test_a_run_from_films(tmp_path, clip):
     for i in range(3):
         ar.write_clip(clip, films / f"penguin {i}.mp4")
     common = {"clips": str(films), "steps": 2, "batch_size": 1, "num_frames": 4, "base": "mini"}
-    config = ar.RunConfig(**common, out=str(tmp_path / "adapter"), device=DEVICE, rank=4)
-    list(ar.run_stage("adapter", config))
-    assert list((tmp_path / "adapter").glob("*.safetensors"))
+    weights = []
+    for device in (DEVICE, "cpu"):
+        config = ar.RunConfig(**common, out=str(tmp_path / device), device=device, rank=4)
+        list(ar.run_stage("adapter", config))
+        weights.append(load_file(tmp_path / device / "domain_adapter.safetensors"))
+    there, here = weights
+    assert there.keys() == here.keys() and max((there[name] - here[name]).abs().max() for name in here) < 3e-5
 
 
 def test_measures():

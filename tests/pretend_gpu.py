@@ -1,6 +1,7 @@
 """A second device that is not there. Tensors on it say that they lie on ``gpu:0``; they are computed on the CPU.
 
-What a GPU refuses is refused: to compute with tensors of both, but for numbers without a dimension. So code that forgets
+To compute with tensors of both is refused, as a GPU refuses it, but for numbers without a dimension; so is to draw on it
+with a generator of the CPU. So code that forgets
 to move a tensor fails here as it would there, with the same numbers as on the CPU where it does not.
 """
 
@@ -12,7 +13,13 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 aten = torch.ops.aten
 CROSSING = (aten._to_copy.default, aten.copy_.default)  # from one device to another
-INDEXING = ("aten::index", "aten::_index_put", "aten::_unsafe_index")  # indices may lie on the CPU
+INDEXING = (
+    aten.index.Tensor,
+    aten._unsafe_index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+)  # indices may lie on the CPU
 
 
 class OnGPU(torch.Tensor):
@@ -104,9 +111,12 @@ def _inner(leaf: object) -> object:
 def _computed(func, args: tuple, kwargs: dict) -> object:
     leaves = tree_leaves((args, kwargs))
     there = [leaf for leaf in leaves if isinstance(leaf, OnGPU)]
-    here = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, OnGPU) and leaf.ndim]
-    allowed = func in CROSSING or (func.name().startswith(INDEXING) and isinstance(args[0], OnGPU))
-    if there and here and not allowed:
+    mixed = (args[0], *args[2:]) if func in INDEXING and isinstance(args[0], OnGPU) else (args, kwargs)
+    here = [leaf for leaf in tree_leaves(mixed) if isinstance(leaf, torch.Tensor) and not isinstance(leaf, OnGPU)]
+    here = [tensor for tensor in here if tensor.ndim]
+    if any(isinstance(leaf, torch.Generator) for leaf in leaves):
+        raise RuntimeError(f"{func.name()}: expected a 'gpu' device type for generator, found 'cpu'")
+    if there and here and func not in CROSSING:
         shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (there, here)]
         raise RuntimeError(
             f"{func.name()}: all tensors must be on one device, got {shapes[0]} on gpu, {shapes[1]} on cpu"

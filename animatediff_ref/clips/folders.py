@@ -43,7 +43,7 @@ def list_clips(source: str | Path, folder: str | Path | None = None) -> list[Cli
     ``folder/page_dir/videoid.mp4``), or a column of ``FILE_COLUMNS`` and one of ``CAPTION_COLUMNS``. ``folder`` is by
     default the table's own. Texts are UTF-8, UTF-16 with its mark, or else Windows-1252.
 
-    Clips of a folder that its table does not name are left out, with a ``SkippedClipsWarning``. ``ValueError`` where there
+    Films beside those that a folder's table names are left out, with a ``SkippedClipsWarning``. ``ValueError`` where there
     are no clips, or not these columns, and for a line that is no JSON, by its number.
     """
     source = Path(source).expanduser()
@@ -60,8 +60,11 @@ def list_clips(source: str | Path, folder: str | Path | None = None) -> list[Cli
 
 
 def _tell_unnamed(clips: list[ClipEntry], table: Path) -> None:
-    named = {clip.path.resolve() for clip in clips}
-    others = sorted(path for path in _videos_below(table.parent) if path.resolve() not in named)
+    named = [clip.path for clip in clips if clip.path.exists()]
+    known = {(path.stat().st_dev, path.stat().st_ino) for path in named}  # file systems take several names for one file
+    beside = [path for folder in {table.parent, *(path.parent for path in named)} for path in folder.iterdir()]
+    films = [path for path in beside if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith((".", "~"))]
+    others = sorted(path for path in films if (path.stat().st_dev, path.stat().st_ino) not in known)
     if others:
         some = "".join(f"\n  {path}" for path in others[:10]) + ("\n  ..." if len(others) > 10 else "")
         told = f"{len(others)} clips are left out, which {table} does not name:{some}"
@@ -106,7 +109,7 @@ def _moves(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return getattr(picture, "n_frames", 1) > 1
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return path.suffix.lower() in (".gif", ".webp")
 
 

@@ -37,6 +37,7 @@ NO_FILM = (  # what reading may raise: PyAV, also for a file without a video str
     cv2.error,
 )
 JUMP = 60.0  # seconds from which a gap between two frames is a fault of the film's clock
+BACK = 0.5  # seconds by which frames may go back where a container has no times for frames stored out of order
 
 
 class UnusableClip(ValueError):
@@ -119,13 +120,15 @@ def _film(path: Path) -> Iterator[Shown]:
         for i, frame in enumerate(film.decode(stream)):
             if i == 0:  # a frame that is asked for it stays in memory until Python's garbage collector comes
                 matrix = _display_matrix(frame)
-            start = last + lasts  # where nothing better is known: in films with B-frames the lengths are mixed up
+            start = last + lasts
             if frame.time is not None:
                 # the first frame is at 0; a clock that goes back, or far ahead, as in joined films, goes on from here
-                if offset is None or not last <= frame.time + offset < start + JUMP:
+                if offset is None or not last - BACK <= frame.time + offset < start + JUMP:
                     offset = start - frame.time
-                start = frame.time + offset
+                start = max(last, frame.time + offset)
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
+            if stream.codec_context.has_b_frames:  # then the lengths are those of other frames
+                lasts = min(lasts, step)
             yield Shown(start, start + lasts, partial(_pixels, frame, stream.sample_aspect_ratio, matrix))
             last = start
 
@@ -196,8 +199,12 @@ def _numbered(name: str) -> list[str | int]:
 
 def _picture(file: Path) -> np.ndarray:
     # from bytes: where Pillow maps a .tiff into memory, one that is to be turned comes out scrambled
-    with Image.open(BytesIO(file.read_bytes())) as picture:
-        return np.asarray(as_seen(ImageOps.exif_transpose(picture)))
+    source = BytesIO(file.read_bytes()) if file.suffix.lower() in (".tif", ".tiff") else file
+    try:
+        with Image.open(source) as picture:
+            return np.asarray(as_seen(ImageOps.exif_transpose(picture)))
+    except NO_FILM as error:
+        raise UnusableClip(f"{file.name}: {error}") from error
 
 
 EARLY = 0.1  # of a frame, by which one may come early: clocks of files round, that of a GIF to 0.01 s

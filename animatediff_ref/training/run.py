@@ -228,9 +228,10 @@ def _check_same_settings(folder: Path, stage: str, config: RunConfig) -> None:
 
 
 def _facts(entries: Sequence[ClipEntry], names: Sequence[str]) -> list[dict[str, str]]:
-    """What tells a clip from another, as ``clips.csv`` has it, of those that are used."""
-    by_name = {str(entry.path): entry for entry in entries}
-    return [{"clip": name, "bytes": str(_size(by_name[name].path)), "caption": by_name[name].caption} for name in names]
+    """Of the clips that are used, what ``clips.csv`` says: path, size and caption."""
+    used = set(names)
+    kept = [entry for entry in entries if str(entry.path) in used]
+    return [{"clip": str(clip.path), "bytes": str(_size(clip.path)), "caption": clip.caption} for clip in kept]
 
 
 def _size(path: Path) -> int:
@@ -243,16 +244,19 @@ def _check_same_clips(folder: Path, clips: list[dict[str, str]]) -> None:
     file = folder / "clips.csv"
     if not (file.exists() and _holds_a_run(folder)):
         return
-    with open(file, newline="", encoding="utf-8") as table:
-        before = list(csv.DictReader(table))
-    if before != clips:
-        old, new = ({row["clip"]: row for row in rows} for rows in (before, clips))
-        changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
-        some = ", ".join(sorted(changed | (old.keys() ^ new.keys()))[:4]) or "only their order"
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as table:
+            before = [(row["clip"], row["bytes"], row["caption"]) for row in csv.DictReader(table)]
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is not the record of a run's clips: {error!r}") from error
+    now = [tuple(clip.values()) for clip in clips]
+    if before != now:
+        new, gone = set(now) - set(before), set(before) - set(now)
+        changed = {clip for clip, *_ in new} & {clip for clip, *_ in gone}
+        some = ", ".join(sorted({clip for clip, *_ in new | gone})[:4]) or "only their order or number"
         raise ValueError(
-            f"{folder} holds a run on other clips: {len(new.keys() - old.keys())} are new, "
-            f"{len(old.keys() - new.keys())} are gone, and {len(changed)} have another file or caption ({some}). "
-            "Give the same clips, or another out"
+            f"{folder} holds a run on other clips: {len(new) - len(changed)} are new, {len(gone) - len(changed)} are gone, "
+            f"and {len(changed)} have another file or caption ({some}). Give the same clips, or another out"
         )
 
 

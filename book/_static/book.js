@@ -20,14 +20,25 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
-// Several plots side by side are too small to read on a phone: there they keep their size, and are pushed to the side.
-window.addEventListener("load", () => {
-  if (!window.matchMedia("(max-width: 600px)").matches) return;
+// Several plots side by side are too small to read on a phone. There they are shown larger, and pushed to the side.
+const reachable = () => {
+  for (const frame of document.querySelectorAll(".plots")) {
+    if (frame.scrollWidth > frame.clientWidth) frame.setAttribute("tabindex", "0");
+    else frame.removeAttribute("tabindex");
+  }
+};
+document.addEventListener("DOMContentLoaded", () => {
   for (const plot of document.querySelectorAll(".cell_output figure.align-default > img, .cell_output > img")) {
-    if (plot.naturalWidth < 1.9 * plot.naturalHeight) continue;
-    const frame = document.createElement("div");
-    Object.assign(frame, { className: "plots", tabIndex: 0, role: "group", ariaLabel: "Plots; push them to the side" });
-    plot.replaceWith(frame);
-    frame.append(plot);
+    plot.decode().then(() => {
+      if (plot.naturalWidth < 480 || plot.naturalWidth < 2.5 * plot.naturalHeight) return;
+      const frame = document.createElement("div");
+      frame.className = "plots";
+      frame.setAttribute("role", "group");
+      frame.setAttribute("aria-label", "Plots side by side");
+      plot.replaceWith(frame);
+      frame.append(plot);
+      reachable();
+    }).catch(() => {});
   }
 });
+window.addEventListener("resize", reachable);
