@@ -201,7 +201,7 @@ def try_film(draw: Drawn, folder: Path, kind: tuple[str, str, str, int]) -> str:
         fps = draw.choice((5, 12.5, 25))
         found, ends = ar.read_clip(path, fps=fps, size=size), np.cumsum(lengths[:-1])
         at = [int(np.searchsorted(ends, 1000 * k / fps, "right")) for k in range(len(found))]
-        longest = ends[-1] + max(lengths)  # how long the last stays, not every file says
+        longest = ends[-1] + max(*lengths, 1000 / rate)  # how long the last stays, not every file says
         assert int(ends[-1] * fps / 1000) < len(found) <= longest * fps / 1000 + 1, case
         wanted = wanted[at]
     else:
