@@ -1,8 +1,8 @@
 """A second device that is not there. Tensors on it say that they lie on ``gpu:0``; they are computed on the CPU.
 
 To compute with tensors of both is refused, as a GPU refuses it, but for numbers without a dimension; so is to draw on it
-with a generator of the CPU. So code that forgets
-to move a tensor fails here as it would there, with the same numbers as on the CPU where it does not.
+with a generator of the CPU. So code that forgets to move a tensor fails here as it would there. Where it does not, the
+numbers are the CPU's.
 """
 
 import torch

@@ -442,6 +442,7 @@ def test_films_that_the_table_of_their_folder_does_not_name(clip, tmp_path):
         assert [entry.caption for entry in ar.list_clips(tmp_path)] == ["a fox", "a cat"]
     assert told[0].filename == __file__
     table.write_text(table.read_text() + "c.mp4,a duck\n")
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     with warnings.catch_warnings(action="error"):
         assert len(ar.list_clips(tmp_path)) == 3
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import animatediff_ref as ar
 from animatediff_ref.cli import app
 from animatediff_ref.training.loop import saved_steps
-from animatediff_ref.training.run import PRESETS, STAGES
+from animatediff_ref.training.run import PRESETS, STAGES, _facts
 from animatediff_ref.weights.tensors import read_weights
 
 SOURCES = ("adapter", "motion", "camera")
@@ -151,9 +151,18 @@ def test_a_run_with_other_settings_is_refused_with_the_difference(videos, tmp_pa
     (tmp_path / "clips.csv").write_text(re.sub(r",\d+,", ",1,", kept, count=1))
     with pytest.raises(ValueError, match=r"0 are new, 0 are gone, and 1 have another file or caption \(.*\.mp4\)"):
         list(ar.run_stage("adapter", settings("adapter", videos, tmp_path)))
+    (tmp_path / "clips.csv").write_text(kept.replace(",", ";"))  # as a spreadsheet may save it
+    with pytest.raises(ValueError, match=r"clips\.csv is not the record of a run's clips"):
+        list(ar.run_stage("adapter", settings("adapter", videos, tmp_path)))
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match="is not the record of a run"):
         list(ar.run_stage("adapter", settings("adapter", videos, tmp_path)))
+
+
+def test_one_film_with_two_captions_counts_as_two_clips(videos):
+    film = str(sorted(videos.glob("*.mp4"))[0])
+    entries = [ar.ClipEntry(Path(film), caption) for caption in ("a fox", "a cat")]
+    assert [clip["caption"] for clip in _facts(entries, [film, film])] == ["a fox", "a cat"]
 
 
 def test_what_was_encoded_is_kept_and_not_believed_once_something_changed(videos, tmp_path):

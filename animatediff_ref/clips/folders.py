@@ -63,7 +63,11 @@ def _tell_unnamed(clips: list[ClipEntry], table: Path) -> None:
     named = [clip.path for clip in clips if clip.path.exists()]
     known = {(path.stat().st_dev, path.stat().st_ino) for path in named}  # file systems take several names for one file
     beside = [path for folder in {table.parent, *(path.parent for path in named)} for path in folder.iterdir()]
-    films = [path for path in beside if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith((".", "~"))]
+    films = [
+        path
+        for path in beside
+        if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith((".", "~")) and path.is_file()
+    ]
     others = sorted(path for path in films if (path.stat().st_dev, path.stat().st_ino) not in known)
     if others:
         some = "".join(f"\n  {path}" for path in others[:10]) + ("\n  ..." if len(others) > 10 else "")

@@ -4,8 +4,9 @@
     for record in run_stage("camera", config):
         print(record.step, record.loss)
 
-The folder ``out`` then holds ``run.json`` (settings, versions), ``metrics.csv`` (a row a step), ``checkpoints/`` (the last
-three), ``latents/`` (what was encoded) and, at the end, the weights. The same call goes on with an interrupted run.
+The folder ``out`` then holds ``run.json`` (settings, versions), ``clips.csv`` (what is learnt from), ``metrics.csv`` (a row
+a step), ``checkpoints/`` (the last three), ``latents/`` (what was encoded) and, at the end, the weights. The same call goes
+on with an interrupted run.
 """
 
 import csv
