@@ -47,6 +47,7 @@ PUBLIC = {  # module -> its public names
     "weights.motion": ("PlainFileWarning", "load_motion_module", "save_motion_module"),
     "weights.lora": (
         "LostAlphaWarning",
+        "OtherModuleWarning",
         "SkippedLayersWarning",
         "load_domain_adapter",
         "load_motion_lora",

@@ -1,5 +1,7 @@
 """MotionLoRAs on a module: weighed, added, taken off exactly, merged into the module or into one file."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import lora_for, motion_for, run, tiny_unet
@@ -107,6 +109,30 @@ def test_merged_into_one_file(motion, cameras, tmp_path):
     ar.merge_motion_loras(weights, tmp_path / "kohya.safetensors", format="kohya")
     ar.load_motion_lora(motion, tmp_path / "kohya.safetensors", name="merged")
     assert torch.allclose(output(motion), both, atol=1e-5)
+
+
+def test_one_of_another_motion_module(motion, tmp_path):
+    """A file knows the module it was trained on, in every format, merged or not; rounding and fusing do not change that."""
+    own, merged, converted = (tmp_path / f"{name}.safetensors" for name in ("own", "merged", "converted"))
+    trained_here, other = motion_for(tiny_unet()), motion_for(tiny_unet())
+    for parameter in trained_here.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    lora_for(motion, tmp_path / "plain.safetensors")
+    ar.load_motion_lora(trained_here, tmp_path / "plain.safetensors", "camera")
+    ar.save_motion_lora(trained_here, own, format="diffusers")
+    ar.merge_motion_loras({own: 0.5}, merged)
+    ar.convert_file(own, converted, "kohya")
+    for file in (own, merged, converted):
+        with pytest.warns(ar.OtherModuleWarning, match=f"{file.name} was trained on another motion module"):
+            ar.load_motion_lora(other, file)
+        with warnings.catch_warnings(action="error"):
+            ar.load_motion_lora(trained_here, file)
+    ar.fuse_motion_loras(trained_here)
+    with warnings.catch_warnings(action="error"):
+        ar.load_motion_lora(trained_here.to(torch.bfloat16), own)
+    ar.save_motion_lora(other, tmp_path / "others.safetensors", "own")
+    with pytest.warns(ar.OtherModuleWarning, match="others.safetensors was trained .* that of .*own.safetensors is"):
+        ar.merge_motion_loras({own: 1.0, tmp_path / "others.safetensors": 1.0}, merged)
 
 
 def test_one_made_for_a_middle_block_on_a_module_without(cameras, tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from animatediff_ref.method.adapters import LowRank
 from animatediff_ref.weights.identify import FileInfo, identify
-from animatediff_ref.weights.lora import read_lora
+from animatediff_ref.weights.lora import SPREAD, read_lora
 from animatediff_ref.weights.lora_file import save_pairs
 from animatediff_ref.weights.motion import load_motion_module, save_motion_module
 from animatediff_ref.weights.tensors import read_weights
@@ -28,11 +28,13 @@ def convert_file(
     Raises ``ValueError`` for any other kind of file, and for a MotionLoRA that ``load_motion_lora`` calls incomplete.
     """
     source = Path(source)
-    info = identify(source, read_weights(source))
+    weights = read_weights(source)
+    info = identify(source, weights)
     if info.kind == "motion module":
         save_motion_module(load_motion_module(source, dtype=None), target, to, dtype)
     elif info.kind in LORA_KINDS:
-        save_pairs(_convertible_pairs(source, info.kind, dtype), target, to, LORA_KINDS[info.kind])
+        told = {"kind": LORA_KINDS[info.kind]} | {k: v for k, v in weights.metadata.items() if k == SPREAD}
+        save_pairs(_convertible_pairs(source, info.kind, dtype), target, to, told)
     else:
         raise info.refusal("motion module, MotionLoRA or domain adapter")
     return info

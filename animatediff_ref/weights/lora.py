@@ -1,5 +1,7 @@
 """MotionLoRAs and domain adapters in and out of files: published, this package's, diffusers', peft's and kohya's."""
 
+import json
+import math
 import re
 import sys
 import warnings
@@ -34,7 +36,7 @@ from animatediff_ref.mini.files import resolve
 from animatediff_ref.weights.identify import ALPHA_LOST, identify
 from animatediff_ref.weights.lora_file import alpha_is_lost, concatenated, pairs_of, save_pairs, unread
 from animatediff_ref.weights.lora_whole import check_whole, likely_shapes
-from animatediff_ref.weights.tensors import Weights, read_weights
+from animatediff_ref.weights.tensors import Weights, json_in, read_weights
 
 
 class SkippedLayersWarning(UserWarning):
@@ -43,6 +45,13 @@ class SkippedLayersWarning(UserWarning):
 
 class LostAlphaWarning(UserWarning):
     """A LoRA was written with an alpha beside it, which is not there: it may be weaker or stronger than as trained."""
+
+
+class OtherModuleWarning(UserWarning):
+    """A MotionLoRA was trained on another motion module than the one it was loaded on, or merged with."""
+
+
+SPREAD = "motion_module_spread"  # in the metadata of a MotionLoRA: which motion module it was trained on
 
 
 def also_called(**words: str) -> Callable:
@@ -71,7 +80,8 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     ``weight`` 1 is as trained; a negative one takes its change away instead, which need not reverse the motion. ``name``, by default the file's stem, is what
     ``set_motion_loras`` calls it; one already loaded by that name is replaced. peft's words, ``adapter_name`` and
     ``scale``, may stand for ``name`` and ``weight``. Layers of a middle block that ``motion`` does not have (a LoRA for
-    v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``.
+    v2, on v1 or v3) are skipped with a ``SkippedLayersWarning``. A file that ``save_motion_lora`` has written knows its
+    motion module: on another one, an ``OtherModuleWarning`` says so.
 
     A MotionLoRA (paper section 4.3) may have been trained for some blocks or layers only. It is told from one that lost
     some: a checksum shows that it is whole; else it has the layers that its trainer's settings name; else, without
@@ -96,6 +106,7 @@ def load_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
     shapes = layer_shapes(motion)
     _check_fit(path, fitting, shapes)
     check_whole(path, weights, fitting, shapes)
+    _check_module(path, spread_told(weights), _spread(motion), "this one's")
     if middle:
         skipped = f"skipped {len(middle)} layers of the middle block, which this motion module does not have"
         _warn(f"{path}: {skipped}", SkippedLayersWarning)
@@ -120,21 +131,25 @@ def save_motion_lora(motion: MotionModule, path: str | Path, name: str | None = 
         (name,) = there
     if name not in there:
         raise ValueError(f"name the MotionLoRA to save, one of: {', '.join(there) or 'none is loaded'}; got {name!r}")
-    save_pairs(pairs_on(motion, name), path, format, kind="motion_lora")
+    save_pairs(pairs_on(motion, name), path, format, {"kind": "motion_lora", SPREAD: json.dumps(_spread(motion))})
 
 
 def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, format: str = "official") -> None:
     """Merge MotionLoRAs, files or the mini world's by name, each with a weight, into a file that does the same at weight 1.
 
     Its rank is the sum of theirs. ``ValueError`` for no file, for one that ``load_motion_lora`` calls incomplete, and for
-    files that were made for different models.
+    files that were made for different models. An ``OtherModuleWarning`` says if two were trained on different motion
+    modules of the same widths.
     """
     if not weights:
         raise ValueError("merging needs at least one MotionLoRA, got none")
-    merged = concatenated(
-        (read_lora(resolve("MotionLoRA", file), "MotionLoRA"), weight) for file, weight in weights.items()
-    )
-    save_pairs(merged, path, format, kind="motion_lora")
+    files = [resolve("MotionLoRA", file) for file in weights]
+    merged = concatenated((read_lora(file, "MotionLoRA"), weight) for file, weight in zip(files, weights.values()))
+    spreads = {file: spread for file in files if (spread := spread_told(read_weights(file)))}
+    first, told = next(iter(spreads.items()), (None, {}))
+    for other, spread in spreads.items():
+        _check_module(other, spread, told, f"that of {first}")
+    save_pairs(merged, path, format, {"kind": "motion_lora"} | ({SPREAD: json.dumps(told)} if told else {}))
 
 
 @also_called(weight="scale")
@@ -167,7 +182,7 @@ def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: st
     pairs = pairs_on(uncompiled(unet), DOMAIN)
     if not pairs:
         raise ValueError("this UNet has no domain adapter to save")
-    save_pairs(pairs, path, format, kind="domain_adapter")
+    save_pairs(pairs, path, format, {"kind": "domain_adapter"})
 
 
 def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
@@ -190,6 +205,30 @@ def _read(path: Path, *kinds: str) -> tuple[Weights, dict[str, LowRank]]:
     if alpha_is_lost(weights):
         _warn(f"{path}: {ALPHA_LOST}", LostAlphaWarning)
     return weights, pairs_of(weights)
+
+
+def spread_told(weights: Weights) -> dict[str, float]:
+    """Which motion module a MotionLoRA was trained on, as its file says; empty if it does not."""
+    return json_in(weights.metadata, SPREAD) if SPREAD in weights.metadata else {}
+
+
+def _spread(motion: MotionModule) -> dict[str, float]:
+    """By place, the standard deviation of the last projection: a mark of the training that its weights come from.
+
+    MotionLoRAs, also fused ones, leave it as it is, and rounding to half precision changes it by less than 1 %.
+    """
+    return {place: round(motion.at(place).proj_out.weight.float().std().item(), 6) for place in motion.places}
+
+
+def _check_module(path: Path, told: Mapping[str, float], needed: Mapping[str, float], whose: str) -> None:
+    """Warn if a MotionLoRA was trained on a motion module with another mark."""
+    for place in told.keys() & needed.keys():
+        if not math.isclose(told[place], needed[place], rel_tol=0.01):
+            marks = (
+                f"the spread of its last projection at {place} was {told[place]:.4g}, {whose} is {needed[place]:.4g}"
+            )
+            _warn(f"{path} was trained on another motion module ({marks}): it may do little here", OtherModuleWarning)
+            return
 
 
 def _warn(message: str, category: type[Warning]) -> None:

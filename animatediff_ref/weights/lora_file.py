@@ -85,8 +85,8 @@ def _pair(layer: str, parts: dict[str, torch.Tensor], settings: LoraSettings | N
     return LowRank(down, up, alpha)
 
 
-def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind: str) -> None:
-    """Write low-rank changes in one of ``FORMATS``; ``kind`` goes into the metadata.
+def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, metadata: Mapping[str, str]) -> None:
+    """Write low-rank changes in one of ``FORMATS``; the metadata say of which ``kind`` they are.
 
     Where a format holds no alpha, an alpha that is not the rank goes into the up factor.
     """
@@ -100,7 +100,7 @@ def save_pairs(pairs: Mapping[str, LowRank], path: str | Path, format: str, kind
             pair = pair.scaled()
         tensors[lora_name(layer, "down", format)] = pair.down
         tensors[lora_name(layer, "up", format)] = pair.up
-    save_tensors(tensors, path, {"kind": kind, "format": "pt"})
+    save_tensors(tensors, path, {"format": "pt", **metadata})
 
 
 def concatenated(loras: Iterable[tuple[Mapping[str, LowRank], float]]) -> dict[str, LowRank]:
