@@ -58,6 +58,7 @@ def small_adapter() -> MotionAdapter:
 
 ADAPTER = small_adapter()
 WIDTHS = {"down_blocks.0": 8, "down_blocks.1": 16, "up_blocks.0": 16, "up_blocks.1": 8, "mid_block": 16}
+PLACE = r"(\w+_block.*motion_modules\.\d+)\.(.*)"  # the place in the UNet, and the layer there
 LINEAR = [name for name, layer in ADAPTER.named_modules() if isinstance(layer, torch.nn.Linear)]
 
 
@@ -216,14 +217,14 @@ def _incomplete(error: str, model: torch.nn.Module, case: str) -> str:
     """A LoRA without settings may be taken for one that lost something, if it has only the first blocks or is uneven."""
     layers_at: dict[str, set[str]] = {}
     for name, _ in _lora_layers(model):
-        place, _, layer = name.removeprefix("base_model.model.").partition(".transformer_blocks")
+        place, layer = re.search(PLACE, name).groups()
         layers_at.setdefault(place, set()).add(layer)
     blocks = {place.partition(".motion_modules")[0] for place in layers_at}
     if "is incomplete: it ends with" in error:
         assert "down_blocks.0" in blocks and "up_blocks.1" not in blocks, f"{case}: {error}"
         return "refused without settings: first blocks only"
     if "is incomplete: at" in error:
-        places = {name.partition(".transformer_blocks")[0] for name in LINEAR if ".transformer_blocks" in name}
+        places = {re.search(PLACE, name)[1] for name in LINEAR}
         of_blocks = [place for place in places if place.partition(".motion_modules")[0] in blocks]
         assert len({frozenset(layers_at.get(place, ())) for place in of_blocks}) > 1, f"{case}: {error}"
         return "refused without settings: not the same layers everywhere"
