@@ -31,6 +31,7 @@ PAGES = (
     "start",
     "mini_world",
     "01_latent_diffusion",
+    "02_lora",
     "03_domain_adapter",
     "04_inflation",
     "05_temporal_transformer",
@@ -64,6 +65,7 @@ CLIPS = {
 }  # at least
 FORMULAS = {
     "01_latent_diffusion": 5,
+    "02_lora": 2,
     "05_temporal_transformer": 4,
     "06_in_the_unet": 1,
     "07_training": 2,
