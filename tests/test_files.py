@@ -401,7 +401,9 @@ def test_a_domain_adapter_of_convolutions_too(tmp_path, format):
     ar.load_domain_adapter(other, file)
     assert torch.allclose(run(other), run(unet), atol=1e-6) and not torch.allclose(run(other), plain, atol=1e-2)
     assert ar.inspect_file(file).title == "domain adapter of rank 2"
-    save_pairs({layer: pair for layer, pair in pairs.items() if layer != convolutions[0]}, file, "diffusers", {"kind": DOMAIN})
+    save_pairs(
+        {layer: pair for layer, pair in pairs.items() if layer != convolutions[0]}, file, "diffusers", {"kind": DOMAIN}
+    )
     with pytest.raises(ValueError, match=f"has all convolutions, it lacks {convolutions[0]}"):
         ar.load_domain_adapter(tiny_unet(), file)
 
