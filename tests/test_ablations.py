@@ -12,7 +12,7 @@ from einops import rearrange
 import animatediff_ref as ar
 from animatediff_ref.method.temporal import TemporalBlock
 from animatediff_ref.mini.results import column, verdict
-from recipes.ablate import adapter, bench, motion_lora, motion_module, scores
+from recipes.ablate import adapter, bench, composing, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
 from recipes.ablate.motion_module import ARMS, with_positions
@@ -252,7 +252,12 @@ def test_scores_of_controls_are_what_they_must_be(monkeypatch, tmp_path):
     assert np.array_equal(ar.read_clip(tmp_path / "clips" / "still-0.mp4").shape, (16, 64, 64, 3))
 
 
-TABLES = [*adapter.tables("cpu"), *motion_module.tables("cpu", list(ARMS)), *motion_lora.tables("cpu")]
+TABLES = [
+    *adapter.tables("cpu"),
+    *motion_module.tables("cpu", list(ARMS)),
+    *motion_lora.tables("cpu"),
+    *composing.tables("cpu"),
+]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
