@@ -343,7 +343,7 @@ def test_numbers_that_are_not_finite_are_no_black_clip(motion):
     pipe.unet.conv_out.bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"the UNet gave numbers that are not finite, in row 0"):
         quick(pipe, num_inference_steps=1, decode_chunk_size=2)
-    assert ar.injected(pipe.unet) is motion and pipe.vae.decode.__name__ == "decode"
+    assert ar.injected(pipe.unet) is motion and "decode" not in vars(pipe.vae)
 
 
 @pytest.mark.parametrize("seed", [2**64 - 1, 10**30, -5, -(2**70)])
