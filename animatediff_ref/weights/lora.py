@@ -143,9 +143,13 @@ def merge_motion_loras(weights: Mapping[str | Path, float], path: str | Path, fo
     """
     if not weights:
         raise ValueError("merging needs at least one MotionLoRA, got none")
-    files = [resolve("MotionLoRA", file) for file in weights]
-    merged = concatenated((read_lora(file, "MotionLoRA"), weight) for file, weight in zip(files, weights.values()))
-    spreads = {file: spread for file in files if (spread := spread_told(read_weights(file)))}
+    loras, spreads = [], {}
+    for file, weight in weights.items():
+        read, pairs = _read_whole(source := resolve("MotionLoRA", file), "MotionLoRA")
+        loras.append((pairs, weight))
+        if told := spread_told(read):
+            spreads[source] = told
+    merged = concatenated(loras)
     first, told = next(iter(spreads.items()), (None, {}))
     for other, spread in spreads.items():
         _check_module(other, spread, told, f"that of {first}")
@@ -187,12 +191,16 @@ def save_domain_adapter(unet: UNet2DConditionModel, path: str | Path, format: st
 
 def read_lora(path: Path, *kinds: str) -> dict[str, LowRank]:
     """The low-rank changes in a file, by layer. ``ValueError`` unless it is one of ``kinds``, whole and read whole."""
+    return _read_whole(path, *kinds)[1]
+
+
+def _read_whole(path: Path, *kinds: str) -> tuple[Weights, dict[str, LowRank]]:
     weights, pairs = _read(path, *kinds)
     if "MotionLoRA" in kinds:
         shapes = likely_shapes(pairs)
         _check_fit(path, pairs, shapes)
         check_whole(path, weights, pairs, shapes)
-    return pairs
+    return weights, pairs
 
 
 def _read(path: Path, *kinds: str) -> tuple[Weights, dict[str, LowRank]]:
@@ -222,8 +230,8 @@ def _spread(motion: MotionModule) -> dict[str, float]:
 
 def _check_module(path: Path, told: Mapping[str, float], needed: Mapping[str, float], whose: str) -> None:
     """Warn if a MotionLoRA was trained on a motion module with another mark."""
-    for place in told.keys() & needed.keys():
-        if not math.isclose(told[place], needed[place], rel_tol=0.01):
+    for place in needed:
+        if place in told and not math.isclose(told[place], needed[place], rel_tol=0.01):
             marks = (
                 f"the spread of its last projection at {place} was {told[place]:.4g}, {whose} is {needed[place]:.4g}"
             )
