@@ -12,7 +12,7 @@ from einops import rearrange
 import animatediff_ref as ar
 from animatediff_ref.method.temporal import TemporalBlock
 from animatediff_ref.mini.results import column, verdict
-from recipes.ablate import adapter, bench, composing, motion_lora, motion_module, scores
+from recipes.ablate import adapter, bench, composing, first_steps, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
 from recipes.ablate.motion_module import ARMS, with_positions
@@ -190,6 +190,8 @@ def test_results_that_are_not_what_their_card_says_are_not_read(table):
     table.weights[0].write_bytes(b"another base")
     with pytest.raises(ValueError, match=r"was measured with another base\.safetensors"):
         ar.read_results("table")
+    rows, card = ar.read_results("table", earlier=True)
+    assert len(rows) == 4 and card["changed"] == ["base.safetensors"]
     with pytest.raises(ValueError, match=r"there is no table 'tible' in .*; there are: table"):
         ar.read_results("tible")
 
@@ -255,6 +257,7 @@ def test_scores_of_controls_are_what_they_must_be(monkeypatch, tmp_path):
 TABLES = [
     *adapter.tables("cpu"),
     *motion_module.tables("cpu", list(ARMS)),
+    *first_steps.tables("cpu"),
     *motion_lora.tables("cpu"),
     *composing.tables("cpu"),
 ]

@@ -5,6 +5,7 @@ begins with, where it has the same layers and the arm is trained over the domain
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -69,18 +70,29 @@ def trained(name: str, arm: Arm, seed: int, device: str) -> ar.MotionModule:
     return ar.load_motion_module(weights)
 
 
-def train(name: str, arm: Arm, seed: int, device: str) -> None:
+def plan(arm: Arm, seed: int) -> ar.TrainConfig:
     """Stage 2 by the recipe of the one that ships, but shorter."""
-    torch.manual_seed(seed)
-    pipe, out = pipeline(arm.adapter, arm.betas, device), folder(name, seed)
-    motion = ar.MotionModule(replace(stages.config(), **arm.settings), pipe.unet)
     options = {**stages.COMMON, "seed": seed, "warmup": 50, "ema_decay": 0.99, "weighting": arm.weighting}
-    plan = ar.TrainConfig(STEPS, CLIPS, num_frames=FRAMES, learning_rate=1e-3, **options)
+    return ar.TrainConfig(STEPS, CLIPS, num_frames=FRAMES, learning_rate=1e-3, **options)
+
+
+def started(
+    arm: Arm, seed: int, device: str, checkpoints: Path | None = None
+) -> tuple[ar.MotionModule, Iterator[ar.StepRecord]]:
+    """A fresh motion module, and the records of its training, which goes on as they are taken."""
+    torch.manual_seed(seed)
+    pipe = pipeline(arm.adapter, arm.betas, device)
+    motion = ar.MotionModule(replace(stages.config(), **arm.settings), pipe.unet)
+    options = {"scheduler": pipe.scheduler, "checkpoints": checkpoints}
+    return motion, ar.train_motion_module(pipe.unet, motion, clips()[0], plan(arm, seed), **options)
+
+
+def train(name: str, arm: Arm, seed: int, device: str) -> None:
+    """Train an arm to its end, and write its learning curve and its motion module."""
+    out = folder(name, seed)
     out.mkdir(parents=True, exist_ok=True)
-    records = ar.train_motion_module(
-        pipe.unet, motion, clips()[0], plan, scheduler=pipe.scheduler, checkpoints=out / "checkpoints"
-    )
-    follow(out.relative_to(RUNS).as_posix(), records, plan, EVERY)
+    motion, records = started(arm, seed, device, out / "checkpoints")
+    follow(out.relative_to(RUNS).as_posix(), records, plan(arm, seed), EVERY)
     ar.save_motion_module(motion, out / "motion.safetensors")
 
 
