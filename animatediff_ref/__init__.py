@@ -18,7 +18,8 @@ The method is an evening's read, in this order:
 8. ``training/stages.py``       the stages (section 4.4)
 9. ``training/run.py``          a stage from a folder of videos to a file, with presets
 
-The other rooms: ``mini`` (the world that ships), ``weights`` (files), ``generate``, ``clips``, ``measure``, ``notebook``, ``cli``.
+The other rooms: ``mini`` (the world that ships), ``weights`` (files), ``generate``, ``clips``, ``measure``, ``baselines``,
+``notebook``, ``cli``.
 All public names are here, ``ar.NAME``; the module that a name lives in is imported when the name is first used.
 """
 
@@ -76,6 +77,7 @@ PUBLIC = {  # module -> its public names
         "text_alignment",
         "text_features",
     ),
+    "baselines.text2video_zero": ("text2video_zero",),
     "notebook.run_size": ("run_size", "sized"),
     "notebook.show": ("filmstrip", "show", "show_grid", "xt_slice"),
     "notebook.gallery": ("show_gallery",),
@@ -83,7 +85,7 @@ PUBLIC = {  # module -> its public names
     "notebook.plots": ("plot_style",),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
-_ROOMS = ("method", "mini", "weights", "generate", "clips", "training", "measure", "notebook", "cli")
+_ROOMS = ("method", "mini", "weights", "generate", "clips", "training", "measure", "baselines", "notebook", "cli")
 __all__ = sorted(_MODULE_OF)
 
 

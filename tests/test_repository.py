@@ -51,7 +51,7 @@ CONTRACT = [
 ]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # Rooms of the package, lowest first: a module may import from its own room and from those before it.
-ROOMS = ["method", "mini", "weights", "generate", "clips", "training", "measure", "notebook", "cli"]
+ROOMS = ["method", "mini", "weights", "generate", "clips", "training", "measure", "baselines", "notebook", "cli"]
 # Files of a room that are read in this order; in other rooms any order without a circle will do.
 READ = ["config", "temporal", "motion_module", "inflation", "adapters", "objective", "loop", "stages"]
 MODULES = sorted((ROOT / "animatediff_ref").rglob("*.py"))
