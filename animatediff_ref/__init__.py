@@ -78,6 +78,7 @@ PUBLIC = {  # module -> its public names
         "text_features",
     ),
     "baselines.text2video_zero": ("text2video_zero",),
+    "baselines.tune_a_video": ("redrawn", "tune_a_video", "untune"),
     "notebook.run_size": ("run_size", "sized"),
     "notebook.show": ("filmstrip", "show", "show_grid", "xt_slice"),
     "notebook.gallery": ("show_gallery",),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from einops import repeat
 
+from animatediff_ref.baselines.sampling import guided_steps
 from animatediff_ref.clips.latents import decode_latents
 from animatediff_ref.generate.inputs import default_guidance
 from animatediff_ref.method.inflation import injected
@@ -76,17 +77,6 @@ def _check(pipe, num_frames: int, steps: int, first: int, second: int, output: s
         raise ValueError(f"between needs two numbers of steps, 0 <= first < second < {steps}, got {first} and {second}")
     if output not in ("uint8", "latent"):
         raise ValueError(f"output is uint8 or latent, got {output!r}")
-
-
-def guided_steps(
-    unet: UNet2DConditionModel, scheduler, latents: torch.Tensor, text: torch.Tensor, times: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Latents (f, c, h, w) after the steps at ``times``, with guidance; ``text`` is (2, n, d), the empty one first."""
-    text = repeat(text, "two n d -> (two f) n d", f=len(latents))
-    for t in times:
-        unasked, asked = unet(torch.cat([latents] * 2), t, text).sample.chunk(2)
-        latents = scheduler.step(unasked + scale * (asked - unasked), t, latents).prev_sample
-    return latents
 
 
 def shifted(latent: torch.Tensor, shift: tuple[float, float], num_frames: int) -> torch.Tensor:

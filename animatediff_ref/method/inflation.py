@@ -97,9 +97,15 @@ def _hooked(unet: nn.Module, motion: MotionModule) -> list[RemovableHandle]:
     handles = [unet.register_forward_pre_hook(partial(_check_batch, motion), with_kwargs=True)]
     for place in motion.places:
         handles.append(_host(unet, place).register_forward_hook(partial(_run_temporal, motion, motion.at(place))))
-    for norm in _resnet_norms(unet) if motion.config.resnet_norm_over_frames else ():
-        handles.append(norm.register_forward_pre_hook(partial(_pool_frames, motion)))
-        handles.append(norm.register_forward_hook(partial(_unpool_frames, motion)))
+    return handles + (pooled_norms(unet, motion) if motion.config.resnet_norm_over_frames else [])
+
+
+def pooled_norms(unet: nn.Module, clip) -> list[RemovableHandle]:
+    """Have the GroupNorms of the UNet's ResNets see all ``clip.num_frames`` frames of a clip at once (v1)."""
+    handles = []
+    for norm in _resnet_norms(unet):
+        handles.append(norm.register_forward_pre_hook(partial(_pool_frames, clip)))
+        handles.append(norm.register_forward_hook(partial(_unpool_frames, clip)))
     return handles
 
 
@@ -144,14 +150,14 @@ def _transformed(motion: MotionModule, transformer: TemporalTransformer, rows: t
     return transformer(rows, motion.num_frames)
 
 
-def _pool_frames(motion: MotionModule, norm: nn.Module, args: tuple) -> tuple:
-    """Hook before a GroupNorm of the UNet: it sees all frames of a clip at once (v1)."""
-    return (frames_to_height(args[0], motion.num_frames),)
+def _pool_frames(clip, norm: nn.Module, args: tuple) -> tuple:
+    """Hook before a GroupNorm of the UNet."""
+    return (frames_to_height(args[0], clip.num_frames),)
 
 
-def _unpool_frames(motion: MotionModule, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+def _unpool_frames(clip, norm: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     """Hook after that GroupNorm: the frames apart again."""
-    return height_to_frames(output, motion.num_frames)
+    return height_to_frames(output, clip.num_frames)
 
 
 def _resnet_norms(unet: nn.Module) -> list[nn.Module]:
