@@ -97,6 +97,7 @@ def _ddim(pipe) -> DDIMScheduler:
 
 
 def tuned_in(unet: UNet2DConditionModel) -> "Tuned | None":
+    """What ``tune_a_video`` put into ``unet``, or None."""
     return vars(unet).get("_tuned", (None,))[0]
 
 
