@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import animatediff_ref as ar
 from animatediff_ref.method.adapters import add_domain_adapter, add_motion_lora
-from animatediff_ref.training.run import PRECISIONS, _fresh
+from animatediff_ref.training.run import PRECISIONS, _motion
 from animatediff_ref.training.stages import Trainee, recomputing
 
 GIB = 2**30
@@ -43,7 +43,7 @@ def step_memory(stage: str, config: ar.RunConfig) -> dict[str, float]:
         torch.set_default_dtype(PRECISIONS[config.precision])
         unet = sd15()
         torch.set_default_dtype(torch.float32)
-        motion = None if stage == "adapter" else _fresh(unet)
+        motion = None if stage == "adapter" else _motion(unet, replace(config, motion=None))
         if stage == "adapter":
             trained = add_domain_adapter(unet, config.rank)
         else:

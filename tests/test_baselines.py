@@ -209,6 +209,8 @@ def test_what_tune_a_video_refuses(tuned, penguin):
         ar.redrawn(pipe, penguin, PROMPT)
     with pytest.raises(ValueError, match=r"at least two frames, got shape \(1, 64, 64, 3\)"):
         ar.tune_a_video(pipe, penguin[:1], PROMPT)
+    with pytest.raises(ValueError, match=r"float32, got torch\.float16"):
+        ar.tune_a_video(ar.load_base("mini", dtype=torch.float16), penguin, PROMPT)
     ar.inject(pipe.unet, ar.load_motion_module("mini"), 6)
     with pytest.raises(ValueError, match="call eject"):
         ar.tune_a_video(pipe, penguin, PROMPT)

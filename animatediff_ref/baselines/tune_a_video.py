@@ -38,7 +38,10 @@ def tune_a_video(pipe, clip: np.ndarray, prompt: str, config: TrainConfig = RELE
 
     Puts what Tune-A-Video adds into the UNet and leaves it there; ``untune`` takes it out. ``config`` says how many
     steps, the learning rate and the seed; batch, frames and captions are the clip's own. The noise is that of the
-    pipeline's own scheduler. ``ValueError`` for a UNet with a motion module, one that is tuned already, and less than two frames.
+    pipeline's own scheduler.
+
+    ``ValueError`` for a UNet with a motion module, one that is tuned already or is not in float32, and fewer than two
+    frames.
     """
     _check(pipe.unet, clip)
     with torch.no_grad():
@@ -66,8 +69,9 @@ def redrawn(
     """``clip``, uint8 (f, h, w, 3), drawn again with another prompt by a UNet that is tuned to it.
 
     The clip's noise is found by running DDIM backwards (Song et al. 2020), with an empty prompt and no guidance.
-    ``guidance_scale`` is by default ``default_guidance(pipe)``; the released code takes 12.5. ``ValueError`` for a UNet that is not
-    tuned, or to another number of frames.
+    ``guidance_scale`` is by default ``default_guidance(pipe)``; the released code takes 12.5.
+
+    ``ValueError`` for a UNet that is not tuned, or is tuned to another number of frames.
     """
     tuned = tuned_in(pipe.unet)
     if tuned is None or tuned.num_frames != len(clip):
@@ -115,7 +119,7 @@ class Tuned:
         blocks = [block for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
         self.queries = [_plain(attention.to_q).weight for block in blocks for attention in (block.attn1, block.attn2)]
         self.before = [weight.detach().clone() for weight in self.queries]
-        self.frozen = [p for p in unet.parameters() if p.requires_grad]
+        self.trainable = [p for p in unet.parameters() if p.requires_grad]
         self.added = nn.ModuleList([AlongFrames(block) for block in blocks]).to(unet.device)
         self.handles = pooled_norms(unet, self)
         for block, added in zip(blocks, self.added):
@@ -126,7 +130,7 @@ class Tuned:
 
     def learns(self) -> list[nn.Parameter]:
         """All queries of the image model, and the new attentions without their norms."""
-        for weight in self.frozen:
+        for weight in self.trainable:
             weight.requires_grad_(False)
         parameters = [*self.queries, *(p for each in self.added for p in each.attention.parameters())]
         for parameter in parameters:
@@ -139,7 +143,7 @@ class Tuned:
             handle.remove()
         for weight, before in zip(self.queries, self.before):
             weight.copy_(before).requires_grad_(False)
-        for weight in self.frozen:
+        for weight in self.trainable:
             weight.requires_grad_(True)
         unet.set_attn_processor(self.processors)
         del unet._tuned
@@ -192,5 +196,7 @@ def _check(unet: UNet2DConditionModel, clip: np.ndarray) -> None:
         raise ValueError("Tune-A-Video needs the image model alone: call eject(pipe.unet) first")
     if tuned_in(unet):
         raise ValueError("this UNet is tuned to a clip already: call untune(pipe.unet) first")
+    if unet.dtype != torch.float32:
+        raise ValueError(f"Tune-A-Video trains weights of the image model: it needs them in float32, got {unet.dtype}")
     if np.ndim(clip) != 4 or len(clip) < 2:
         raise ValueError(f"a clip is uint8 (f, h, w, 3) with at least two frames, got shape {np.shape(clip)}")
