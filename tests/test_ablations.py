@@ -12,7 +12,7 @@ from einops import rearrange
 import animatediff_ref as ar
 from animatediff_ref.method.temporal import TemporalBlock
 from animatediff_ref.mini.results import column, verdict
-from recipes.ablate import adapter, bench, composing, first_steps, motion_lora, motion_module, scores
+from recipes.ablate import adapter, bench, composing, first_steps, methods, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
 from recipes.ablate.motion_module import ARMS, with_positions
@@ -260,6 +260,7 @@ TABLES = [
     *first_steps.tables("cpu"),
     *motion_lora.tables("cpu"),
     *composing.tables("cpu"),
+    *methods.tables("cpu"),
 ]
 
 

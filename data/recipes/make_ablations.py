@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipes.common.paths import RUNS, arguments
 
-SWEEPS = ("adapter", "motion_module", "first_steps", "motion_lora", "composing")
+SWEEPS = ("adapter", "motion_module", "first_steps", "motion_lora", "composing", "methods")
 
 
 def run(sweep: str, device: str) -> None:
