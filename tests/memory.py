@@ -43,7 +43,7 @@ def step_memory(stage: str, config: ar.RunConfig) -> dict[str, float]:
         torch.set_default_dtype(PRECISIONS[config.precision])
         unet = sd15()
         torch.set_default_dtype(torch.float32)
-        motion = None if stage == "adapter" else _motion(unet, replace(config, motion=None))
+        motion = None if stage == "adapter" else _motion(unet, replace(config, motion=""))
         if stage == "adapter":
             trained = add_domain_adapter(unet, config.rank)
         else:

@@ -190,8 +190,6 @@ def test_results_that_are_not_what_their_card_says_are_not_read(table):
     table.weights[0].write_bytes(b"another base")
     with pytest.raises(ValueError, match=r"was measured with another base\.safetensors"):
         ar.read_results("table")
-    rows, card = ar.read_results("table", earlier=True)
-    assert len(rows) == 4 and card["changed"] == ["base.safetensors"]
     with pytest.raises(ValueError, match=r"there is no table 'tible' in .*; there are: table"):
         ar.read_results("tible")
 

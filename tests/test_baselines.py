@@ -165,6 +165,7 @@ def test_untuned_it_is_bit_for_bit_what_it_was(pipe, penguin):
     assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
     assert pipe.unet.attn_processors == processors
     assert [parameter.requires_grad for parameter in pipe.unet.parameters()] == trained
+    assert all(parameter.grad is None for parameter in pipe.unet.parameters())
 
 
 @torch.no_grad()

@@ -143,6 +143,7 @@ class Tuned:
             handle.remove()
         for weight, before in zip(self.queries, self.before):
             weight.copy_(before).requires_grad_(False)
+            weight.grad = None
         for weight in self.trainable:
             weight.requires_grad_(True)
         unet.set_attn_processor(self.processors)

@@ -9,9 +9,9 @@ import numpy as np
 
 import animatediff_ref as ar
 from recipes.ablate.arms import FRAMES, WEIGHTS
-from recipes.ablate.bench import Table, fill
+from recipes.ablate.bench import Table, sweep
 from recipes.ablate.scores import asks, filmed, frozen, real, scored, shuffled
-from recipes.common.paths import MINI, arguments
+from recipes.common.paths import MINI
 from recipes.measure.stills import STEPS, quiet
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -73,9 +73,7 @@ def tables(device: str) -> list[Table]:
 
 
 def main() -> None:
-    device = arguments().parse_args().device
-    for table in tables(device):
-        fill(table, __file__, device)
+    sweep(tables, __file__)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from animatediff_ref.weights.tensors import written_aside
 from recipes.ablate.scores import RESULTS
 from recipes.common.card import data_hash, machine, provenance, rounded
 from recipes.common.code import code_hash
-from recipes.common.paths import DATA, JUDGE, ROOT, RUNS
+from recipes.common.paths import DATA, JUDGE, ROOT, RUNS, arguments
 
 ROOMS = [ROOT / "animatediff_ref" / room for room in ("method", "training", "clips", "generate", "measure")]
 SHARED = [ROOT / "data/recipes" / f"{name}.py" for name in ("ablate/arms", "ablate/scores", "measure/motion")]
@@ -62,6 +62,13 @@ def fill(table: Table, recipe: str, device: str) -> None:
         rows.append({name: str(value) for name, value in made.items()})
         write(table.path, rows, told | provenance(recipe) | machine(device))
         print(*rows[-1].values(), sep=", ", flush=True)
+
+
+def sweep(tables: Callable[[str], list[Table]], recipe: str) -> None:
+    """The command line of a recipe without options of its own: fill its tables on a device."""
+    device = arguments().parse_args().device
+    for table in tables(device):
+        fill(table, recipe, device)
 
 
 def identity(table: Table, recipe: str) -> dict:

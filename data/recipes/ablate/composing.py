@@ -13,9 +13,9 @@ import numpy as np
 import animatediff_ref as ar
 from animatediff_ref.clips.camera import AMOUNTS, AXES, CAMERAS
 from recipes.ablate.arms import WEIGHTS
-from recipes.ablate.bench import Table, fill
+from recipes.ablate.bench import Table, sweep
 from recipes.ablate.scores import RESULTS
-from recipes.common.paths import MINI, arguments, sized
+from recipes.common.paths import MINI, sized
 from recipes.measure.camera import SEED, prompts
 from recipes.measure.stills import STEPS, quiet
 from recipes.train.camera import FRAMES
@@ -65,9 +65,7 @@ def tables(device: str) -> list[Table]:
 
 
 def main() -> None:
-    device = arguments().parse_args().device
-    for table in tables(device):
-        fill(table, __file__, device)
+    sweep(tables, __file__)
 
 
 if __name__ == "__main__":

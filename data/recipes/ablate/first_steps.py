@@ -11,10 +11,10 @@ from pathlib import Path
 
 import animatediff_ref as ar
 from recipes.ablate.arms import BUDGET, FRAMES, SEEDS, WEIGHTS, folder, pipeline, started
-from recipes.ablate.bench import Table, fill
+from recipes.ablate.bench import Table, sweep
 from recipes.ablate.motion_module import ARMS
 from recipes.ablate.scores import SHOWN, asks, scored
-from recipes.common.paths import arguments, sized
+from recipes.common.paths import sized
 from recipes.measure.stills import STEPS as SAMPLING
 
 NAMES = ("baseline", "ordinary init")
@@ -59,9 +59,7 @@ def tables(device: str) -> list[Table]:
 
 
 def main() -> None:
-    device = arguments().parse_args().device
-    for table in tables(device):
-        fill(table, __file__, device)
+    sweep(tables, __file__)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from recipes.common.paths import DATA, MINI, arguments, sized
 from recipes.measure.motion import picked
 from recipes.measure.stills import STEPS, Ask, base_rows, draw, quiet
 
-SHOWN_IN = ("blob", "emojione", "flat")  # personalised models, of styles that nothing was trained on but their stills
+SHOWN_IN = ("blob", "emojione", "flat")  # whose styles neither base nor motion module was taught
 METHODS = ("AnimateDiff", "Text2Video-Zero", "Tune-A-Video")
 CONTROLS = ("per-frame images", "one still", "real clips", "shuffled")
 PROMPTS, STILLS = sized(10, toy=1), 4  # for each model, and of each prompt, to compare the domain with
