@@ -100,10 +100,10 @@ def test_every_ablation_runs_in_a_toy_world(toy):
         done = subprocess.run([*words, *options], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
         todo = re.findall(r"(\w+)\.csv: (\d+) of (\d+) cells", done.stdout)
-        assert len({name for name, *_ in todo}) == 8
+        assert len({name for name, *_ in todo}) == 9
         assert all(int(left) == (0 if again else int(cells)) for _, left, cells in todo)
     cards = sorted((toy / "results").glob("*.json"))
-    assert len(cards) == 8
+    assert len(cards) == 9
     for card in map(json.loads, map(Path.read_text, cards)):
         assert card["recipe"].startswith("data/recipes/ablate/") and card["rows"] > 0
     assert len(list((toy / "results" / "clips").glob("*.mp4"))) > 20

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipes.common.paths import RUNS, arguments
 
-SWEEPS = ("adapter", "motion_module", "first_steps", "motion_lora", "composing", "methods")
+SWEEPS = ("adapter", "motion_module", "first_steps", "motion_lora", "composing", "methods", "control")
 
 
 def run(sweep: str, device: str) -> None:

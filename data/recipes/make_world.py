@@ -23,6 +23,7 @@ STEPS = {  # recipe with its options -> the last file that it writes
     "train.vae": "models/mini/vae/card.json",
     "train.base --things base": "models/mini/card.json",
     "train.base --things taught --start models/mini": "models/mini/card.json",
+    "train.controlnet": "models/mini/controlnet/card.json",
     **{f"train.style {name}": Path(style.file).with_suffix(".json") for name, style in STYLES.items()},
     "train.judge": "models/judge/card.json",
     "train.motion": "models/mini/motion_module.json",
