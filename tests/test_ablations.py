@@ -12,7 +12,7 @@ from einops import rearrange
 import animatediff_ref as ar
 from animatediff_ref.method.temporal import TemporalBlock
 from animatediff_ref.mini.results import column, verdict
-from recipes.ablate import adapter, bench, composing, first_steps, methods, motion_lora, motion_module, scores
+from recipes.ablate import adapter, bench, composing, control, first_steps, methods, motion_lora, motion_module, scores
 from recipes.ablate.arms import BASELINE, pipeline
 from recipes.ablate.bench import Table, fill
 from recipes.ablate.motion_module import ARMS, with_positions
@@ -190,6 +190,8 @@ def test_results_that_are_not_what_their_card_says_are_not_read(table):
     table.weights[0].write_bytes(b"another base")
     with pytest.raises(ValueError, match=r"was measured with another base\.safetensors"):
         ar.read_results("table")
+    rows, card = ar.read_results("table", earlier=True)
+    assert len(rows) == 4 and card["changed"] == ["base.safetensors"]
     with pytest.raises(ValueError, match=r"there is no table 'tible' in .*; there are: table"):
         ar.read_results("tible")
 
@@ -259,7 +261,9 @@ TABLES = [
     *motion_lora.tables("cpu"),
     *composing.tables("cpu"),
     *methods.tables("cpu"),
+    *control.tables("cpu"),
 ]
+EARLIER = {"motion_lora": ["models/mini/motion_module.safetensors"]}  # what tables that ship were not measured with
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -271,7 +275,8 @@ def test_tables_that_ship_have_rows_of_their_sweep_alone(table):
     rows = bench.finished(table.path)
     found = [tuple(row[name] for name in table.cells[0]) for row in rows]
     assert set(found) <= set(keys) and len(set(found)) == len(found)
-    _, card = ar.read_results(table.name)
+    _, card = ar.read_results(table.name, earlier=True)
+    assert card["changed"] == EARLIER.get(table.name, [])
     assert card["budget"] == json.loads(json.dumps(table.budget)) and card["rows"] == len(rows)
 
 

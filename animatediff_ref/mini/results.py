@@ -10,11 +10,12 @@ import numpy as np
 from animatediff_ref.mini.files import data_folder
 
 
-def read_results(name: str) -> tuple[list[dict[str, str | float | None]], dict]:
+def read_results(name: str, *, earlier: bool = False) -> tuple[list[dict[str, str | float | None]], dict]:
     """The rows of a table below ``data/results``, and its card. Columns of numbers are numbers, None where empty.
 
     ``ValueError`` if there is no such table, if it is not the one that its card speaks of, or if it was measured of
-    other weights than those that lie there now.
+    other weights than those that lie there now. With ``earlier`` a table of earlier weights is read too, and ``"changed"``
+    in its card names the files that have changed since.
     """
     data = data_folder()
     path = data / "results" / f"{name}.csv"
@@ -26,9 +27,14 @@ def read_results(name: str) -> tuple[list[dict[str, str | float | None]], dict]:
         raise ValueError(
             f"{path} has sha256 {found}, and its card speaks of {card['sha256']}: restore it, or fill it anew"
         )
+    card["changed"] = []
     for file, said in card["weights"].items():
         if (found := sha256((data / file).read_bytes()).hexdigest()[:16]) != said:
-            raise ValueError(f"{path} was measured with another {file} ({said}) than the one that is there ({found})")
+            if not earlier:
+                raise ValueError(
+                    f"{path} was measured with another {file} ({said}) than the one that is there ({found})"
+                )
+            card["changed"].append(file)
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     for key in rows[0]:
