@@ -38,7 +38,7 @@ PYTEST := $(BIN)/python -m pytest
 CHOSEN := $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])  # 5: none of those chosen are here
 
 # Tests look at a built book. They do not rewrite the notebooks first: whether those are in step with their sources is a test.
-$(BUILT): $(STAMP) _build/.code $(wildcard animatediff_ref/*/*.py book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
+$(BUILT): $(STAMP) _build/.code $(wildcard animatediff_ref/*/*.py animatediff_ref/*/*.html book/*.ipynb book/*.md book/*/* _config.yml _toc.yml)
 	$(BIN)/jupyter-book build . -W --keep-going --all
 	@touch $@
 

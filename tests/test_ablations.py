@@ -321,3 +321,17 @@ def test_heads_begin_with_the_frame_they_are_told():
             assert all(looks[head, i].argmax() == i + n and looks[head, i, i + n] > 0.5 for i in inside)
         else:
             assert looks[head].max() < 0.2
+
+
+def test_edges_agree_if_they_lie_at_most_a_pixel_apart():
+    clip = np.full((2, 32, 32, 3), 90, np.uint8)
+    clip[:, 8:24, 8:24] = 220
+    asked = control.edges(clip)
+    assert control.agreement(clip, asked) == 1 and control.agreement(np.roll(clip, 1, 2), asked) == 1
+    assert 0 < control.agreement(np.roll(clip, 3, 2), asked) < 1
+    assert control.agreement(clip, np.zeros_like(asked)) == 0 == control.agreement(np.full_like(clip, 90), asked)
+
+
+def test_edges_of_another_are_those_of_the_next_prompt():
+    every = list(control.asks())
+    assert sorted(map(control.after, every)) == sorted(every) and all(control.after(p) != p for p in every)

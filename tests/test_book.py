@@ -40,11 +40,14 @@ PAGES = (
     "08_animating",
     "09_motion_lora",
     "10_composing",
+    "11_baselines",
     "13_adapter_scale",
     "14_motion_module",
     "15_motion_lora_size",
+    "16_control",
     "own_videos",
     "paper_map",
+    "glossary",
     "interface",
     "pipelines",
     "files",
@@ -59,9 +62,11 @@ CLIPS = {
     "08_animating": 7,
     "09_motion_lora": 12,
     "10_composing": 3,
+    "11_baselines": 10,
     "13_adapter_scale": 5,
     "14_motion_module": 15,
     "15_motion_lora_size": 18,
+    "16_control": 12,
 }  # at least
 FORMULAS = {
     "01_latent_diffusion": 5,
@@ -71,6 +76,7 @@ FORMULAS = {
     "07_training": 2,
     "09_motion_lora": 1,
     "10_composing": 1,
+    "glossary": 14,
 }  # at least
 PATIENCE = 120_000  # milliseconds: a busy machine is not a fault of the book
 

@@ -9,6 +9,7 @@ from animatediff_ref.cli.animate import animate
 from animatediff_ref.cli.clips import clips
 from animatediff_ref.cli.doctor import doctor
 from animatediff_ref.cli.files import convert, inspect
+from animatediff_ref.cli.study import study
 from animatediff_ref.cli.train import train
 
 app = typer.Typer(
@@ -20,3 +21,4 @@ app = typer.Typer(
 for command in (animate, train, inspect, convert, doctor):
     app.command()(command)
 app.add_typer(clips, name="clips")
+app.add_typer(study, name="study")

@@ -37,6 +37,7 @@ SHIPPED = {  # kind -> name -> file or folder below data
     "motion module": {"mini": "models/mini/motion_module.safetensors"},
     "domain adapter": {"mini": "models/mini/domain_adapter.safetensors"},
     "MotionLoRA": {move: f"models/mini/cameras/{move}.safetensors" for move in MOVES},
+    "ControlNet": {"edges": "models/mini/controlnet"},
     "judge": {"mini": "models/judge"},
     "watermark": {"mini": "watermark.png"},
     "style": {name: style.file for name, style in STYLES.items()},
@@ -49,6 +50,7 @@ PARTS = {  # of what is a folder: the files it must have
         "text_encoder/model.safetensors",
         "tokenizer/tokenizer.json",
     ),
+    "ControlNet": ("config.json", "diffusion_pytorch_model.safetensors"),
     "judge": ("model.safetensors",),
 }
 

@@ -25,6 +25,8 @@ def state(root: Path = ROOT) -> str:
         digest.update(pins.read_bytes())
     for path in sorted((root / "animatediff_ref").rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + code_of(path))
+    for path in sorted((root / "animatediff_ref").rglob("*.html")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     for path in sorted((root / "data").rglob("*")):
         name = path.relative_to(root)
         if path.is_file() and "recipes" not in name.parts and path.suffix != ".md":

@@ -23,6 +23,7 @@ OTHERS = {
     "judge": "models/judge/model.safetensors",
     "domain adapter": "models/mini/domain_adapter.safetensors",
     "motion module": "models/mini/motion_module.safetensors",
+    "ControlNet": "models/mini/controlnet/diffusion_pytorch_model.safetensors",
 }
 
 
@@ -67,7 +68,7 @@ def quality(name: str, card: dict, measured: dict) -> str:
         case "judge":
             row = card["retrieval"]["held_out_pairs"]
             return f"right text among five {100 * row['text_top5']:.0f} %, first {100 * row['text_top1']:.0f} %"
-        case "domain adapter" | "motion module":
+        case "domain adapter" | "motion module" | "ControlNet":
             last = list(card["held_out_loss"].items())[-1]
             return f"held-out error {card['held_out_loss']['base']} by the base, {last[1]} with it"
 
