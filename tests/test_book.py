@@ -41,6 +41,7 @@ PAGES = (
     "09_motion_lora",
     "10_composing",
     "11_baselines",
+    "12_metrics",
     "13_adapter_scale",
     "14_motion_module",
     "15_motion_lora_size",
@@ -63,6 +64,7 @@ CLIPS = {
     "09_motion_lora": 12,
     "10_composing": 3,
     "11_baselines": 10,
+    "12_metrics": 10,
     "13_adapter_scale": 5,
     "14_motion_module": 15,
     "15_motion_lora_size": 18,
@@ -76,6 +78,7 @@ FORMULAS = {
     "07_training": 2,
     "09_motion_lora": 1,
     "10_composing": 1,
+    "12_metrics": 2,
     "glossary": 14,
 }  # at least
 PATIENCE = 120_000  # milliseconds: a busy machine is not a fault of the book
