@@ -47,6 +47,7 @@ PAGES = (
     "15_motion_lora_size",
     "16_control",
     "own_videos",
+    "22_one_page",
     "paper_map",
     "glossary",
     "interface",
@@ -69,6 +70,7 @@ CLIPS = {
     "14_motion_module": 15,
     "15_motion_lora_size": 18,
     "16_control": 12,
+    "22_one_page": 6,
 }  # at least
 FORMULAS = {
     "01_latent_diffusion": 5,
