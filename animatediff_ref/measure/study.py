@@ -239,8 +239,8 @@ def average_user_ranking(rows: list[dict]) -> dict[str, UserRanking]:
     """The average user ranking (AUR) of the paper's Table 1, by aspect, from the rows of ``read_study``.
 
     The points of a method are the mean over prompts and participants, with a 95 % bootstrap interval over
-    *participants*: one person's rankings resemble each other, so they do not count as independent. It says nothing of
-    other prompts. A prompt that came twice counts once. ``ValueError`` where somebody has not ranked everything.
+    *participants*: one person's rankings resemble each other, so they do not count as independent. For few participants
+    it is somewhat too narrow, and it says nothing of other prompts. A prompt that came twice counts once. ``ValueError`` where somebody has not ranked everything.
     """
     if not rows:
         raise ValueError("an average user ranking needs rows of answers, got none")
